@@ -1,0 +1,1 @@
+//! The typed configuration: file, environment and flags, checked as a whole.

@@ -1,0 +1,1 @@
+//! The protocol, pure: events, filters, messages, identifiers. No I/O, no async, no LMDB.

@@ -1,0 +1,1 @@
+//! The core, with no socket in it: publish, query, count, subscribe.

@@ -1,0 +1,1 @@
+//! Sockets: HTTP, WebSocket frames, sessions, pages.

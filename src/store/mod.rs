@@ -1,0 +1,1 @@
+//! Events in LMDB: tables, keys, records, write rules, plans and scans.

@@ -1,0 +1,110 @@
+//! Event kinds: the ranges of NIP-01 that decide how an event is stored, and the kinds a relay treats specially.
+
+use std::fmt;
+
+/// An event kind, 0 to 65535 (NIP-01).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Kind(pub u16);
+
+/// How events of a kind are kept (NIP-01, "Kinds").
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum KindClass {
+    /// Every event is stored and none replaces another.
+    Regular,
+    /// The latest event per author and kind is kept.
+    Replaceable,
+    /// Delivered to open subscriptions, never stored.
+    Ephemeral,
+    /// The latest event per author, kind and `d` tag is kept.
+    Addressable,
+}
+
+impl Kind {
+    /// Profile metadata.
+    pub const METADATA: Kind = Kind(0);
+    /// Short text note.
+    pub const TEXT_NOTE: Kind = Kind(1);
+    /// Follow list (NIP-02).
+    pub const FOLLOWS: Kind = Kind(3);
+    /// Encrypted direct message of the old sort (NIP-04).
+    pub const DIRECT_MESSAGE: Kind = Kind(4);
+    /// Deletion request (NIP-09).
+    pub const DELETION: Kind = Kind(5);
+    /// Repost of a note (NIP-18).
+    pub const REPOST: Kind = Kind(6);
+    /// Seal (NIP-59).
+    pub const SEAL: Kind = Kind(13);
+    /// Repost of any other event (NIP-18).
+    pub const GENERIC_REPOST: Kind = Kind(16);
+    /// Request to vanish (NIP-62).
+    pub const VANISH: Kind = Kind(62);
+    /// Gift wrap (NIP-59).
+    pub const GIFT_WRAP: Kind = Kind(1059);
+    /// Relay list (NIP-65).
+    pub const RELAY_LIST: Kind = Kind(10002);
+    /// Gift wrap that is delivered but never stored (NIP-59).
+    pub const EPHEMERAL_GIFT_WRAP: Kind = Kind(21059);
+    /// Answer to an AUTH challenge (NIP-42); never stored, never broadcast.
+    pub const AUTH: Kind = Kind(22242);
+    /// HTTP authorisation (NIP-98).
+    pub const HTTP_AUTH: Kind = Kind(27235);
+
+    /// How events of this kind are kept (N01-37 to N01-43).
+    pub const fn class(self) -> KindClass {
+        match self.0 {
+            0 | 3 | 10000..=19999 => KindClass::Replaceable,
+            20000..=29999 => KindClass::Ephemeral,
+            30000..=39999 => KindClass::Addressable,
+            // Kinds outside every range are regular: 62, 64, 78 and 818 rely on it (N01-42).
+            _ => KindClass::Regular,
+        }
+    }
+}
+
+impl fmt::Display for Kind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use KindClass::*;
+
+    fn assert_class(kinds: impl IntoIterator<Item = u16>, class: KindClass) {
+        for kind in kinds {
+            assert_eq!(Kind(kind).class(), class, "kind {kind}");
+        }
+    }
+
+    #[test]
+    fn n01_37_regular_kinds() {
+        assert_class([1, 2].into_iter().chain(4..=44).chain(1000..=9999), Regular);
+    }
+
+    #[test]
+    fn n01_38_replaceable_kinds() {
+        assert_class([0, 3].into_iter().chain(10000..=19999), Replaceable);
+    }
+
+    #[test]
+    fn n01_39_addressable_kinds() {
+        assert_class(30000..=39999, Addressable);
+    }
+
+    #[test]
+    fn n01_41_ephemeral_kinds() {
+        assert_class(20000..=29999, Ephemeral);
+    }
+
+    #[test]
+    fn n01_42_kinds_in_no_range_are_regular() {
+        assert_class((45..=999).chain(40000..=65535), Regular);
+    }
+
+    #[test]
+    fn n01_43_kind_41_is_regular() {
+        assert_class([41], Regular);
+    }
+}

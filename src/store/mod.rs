@@ -1,1 +1,337 @@
 //! Events in LMDB: tables, keys, records, write rules, plans and scans.
+//!
+//! [`Store`] opens the database. [`Batch`] is the only way to write: one transaction that applies the rules of the protocol
+//! (replacement, deletion, expiry, vanishing) to each event, all or nothing. [`Scan`] is the only way to ask: a question that runs
+//! in slices, each a short read transaction of its own. Several processes may use one database at once; LMDB's lock decides who writes.
+
+mod apply;
+mod freelist;
+mod keys;
+mod maintain;
+mod plan;
+mod record;
+mod scan;
+mod schema;
+mod tombstone;
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use heed::{Env, EnvOpenOptions, MdbError, RoTxn, RwTxn, WithoutTls};
+
+pub use apply::{Applied, Batch};
+pub use keys::Seq;
+pub use maintain::{StoreInfo, TableInfo, VerifyReport};
+pub use record::{Record, encode};
+pub use scan::{Budget, Order, Progress, Scan};
+
+use keys::KeyHasher;
+use schema::Tables;
+
+/// Readers at the same time, over all processes that have the database open.
+const MAX_READERS: u32 = 512;
+
+/// The smallest address space worth starting with, when the host grants no more.
+const MIN_MAP: u64 = 1 << 30;
+
+/// What can go wrong with the database.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// The disk or the reserved address space is full; reads go on.
+    #[error("the database is full: free some disk space, or raise storage.map_size")]
+    Full,
+    /// There is no database where one was expected.
+    #[error("there is no database in {0}: start the relay or import something first, or name another folder with --data")]
+    Missing(PathBuf),
+    /// The folder cannot be created or opened.
+    #[error("the database in {path} cannot be opened: {source}")]
+    Open {
+        /// The folder.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// The database was written by another version of ratite.
+    #[error("the database has schema version {found}, this program knows version {known}: use the program that wrote it, or export there and import here")]
+    Version {
+        /// What the database says.
+        found: u32,
+        /// What this program can read.
+        known: u32,
+    },
+    /// Something in the file is not as it was written.
+    #[error("the database is damaged: {0}")]
+    Damaged(String),
+    /// Any other fault of LMDB.
+    #[error("the database reports: {0}")]
+    Lmdb(heed::Error),
+}
+
+/// ENOSPC and EDQUOT, as LMDB hands them through.
+const DISK_FULL: [i32; 2] = [28, 122];
+
+impl From<heed::Error> for StoreError {
+    fn from(error: heed::Error) -> StoreError {
+        match &error {
+            heed::Error::Mdb(MdbError::MapFull) => StoreError::Full,
+            heed::Error::Mdb(MdbError::Other(code)) if DISK_FULL.contains(code) => StoreError::Full,
+            heed::Error::Io(e) if e.raw_os_error().is_some_and(|code| DISK_FULL.contains(&code)) => StoreError::Full,
+            _ => StoreError::Lmdb(error),
+        }
+    }
+}
+
+/// One database, open in this process. Clones share it.
+#[derive(Clone)]
+pub struct Store {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    env: Env<WithoutTls>,
+    tables: Tables,
+    hasher: KeyHasher,
+    path: PathBuf,
+}
+
+impl Store {
+    /// Opens the database in folder `path`, creating both when they are missing. `map_size` is the address space to reserve in
+    /// bytes; where the host grants less, the largest half, quarter … of it that it does grant is taken.
+    pub fn open(path: &Path, map_size: u64) -> Result<Store, StoreError> {
+        std::fs::create_dir_all(path).map_err(|source| StoreError::Open { path: path.into(), source })?;
+        let env = open_env(path, map_size)?;
+        let tables = match schema::open(&env)? {
+            Some(tables) => tables,
+            None => schema::create(&env)?,
+        };
+        Store::with_tables(env, tables, path)
+    }
+
+    /// Opens a database that exists already, or says that there is none.
+    pub fn open_existing(path: &Path, map_size: u64) -> Result<Store, StoreError> {
+        if !path.join("data.mdb").is_file() {
+            return Err(StoreError::Missing(path.into()));
+        }
+        let env = open_env(path, map_size)?;
+        let tables = schema::open(&env)?.ok_or_else(|| StoreError::Missing(path.into()))?;
+        Store::with_tables(env, tables, path)
+    }
+
+    fn with_tables(env: Env<WithoutTls>, tables: Tables, path: &Path) -> Result<Store, StoreError> {
+        let hasher = match read_meta::<Meta>(&tables, &env.read_txn()?, META)? {
+            Some(meta) => meta.check()?,
+            None => {
+                // Another process may have been faster: look again under the write lock.
+                let mut wtxn = env.write_txn()?;
+                match read_meta::<Meta>(&tables, &wtxn, META)? {
+                    Some(meta) => meta.check()?,
+                    None => {
+                        let mut key = [0; 16];
+                        getrandom::fill(&mut key)
+                            .map_err(|e| StoreError::Damaged(format!("the system gives no random bytes: {e}")))?;
+                        let meta = Meta { schema: schema::VERSION, hash_key: key };
+                        write_meta(&tables, &mut wtxn, META, &meta)?;
+                        write_meta(&tables, &mut wtxn, NEXT_SEQ, &0u64)?;
+                        wtxn.commit()?;
+                        KeyHasher(key)
+                    }
+                }
+            }
+        };
+        // Slots of processes that died would pin pages for ever.
+        env.clear_stale_readers()?;
+        Ok(Store { inner: Arc::new(Inner { env, tables, hasher, path: path.into() }) })
+    }
+
+    /// The folder the database lies in.
+    pub fn path(&self) -> &Path {
+        &self.inner.path
+    }
+
+    /// Begins a write transaction; waits while another one is open, in this process or in another.
+    pub fn batch(&self, now: u64) -> Result<Batch<'_>, StoreError> {
+        Batch::begin(self, now)
+    }
+
+    /// The sequence number the next event will get: everything below it has been learned and committed.
+    pub fn next_seq(&self) -> Result<Seq, StoreError> {
+        next_seq(self.tables(), &self.read()?)
+    }
+
+    /// A number that changes with every commit, whichever process made it. Costs no transaction.
+    pub fn last_commit(&self) -> usize {
+        self.env().info().last_txn_id
+    }
+
+    /// Calls `each` with the records of `seqs`, in that order, in one short read transaction; numbers whose event is gone
+    /// are passed over. Returns how many were found.
+    pub fn records(
+        &self,
+        seqs: impl Iterator<Item = Seq>,
+        each: &mut dyn FnMut(Seq, Record<'_>),
+    ) -> Result<usize, StoreError> {
+        let txn = self.read()?;
+        let mut found = 0;
+        for seq in seqs {
+            if let Some(record) = get_record(self.tables(), &txn, seq)? {
+                each(seq, record);
+                found += 1;
+            }
+        }
+        Ok(found)
+    }
+
+    /// Calls `each` with up to `limit` records from `from` on, in the order in which this database learned of them. Returns where
+    /// to go on, `None` at the end of the log.
+    pub fn log(
+        &self,
+        from: Seq,
+        limit: usize,
+        each: &mut dyn FnMut(Seq, Record<'_>),
+    ) -> Result<Option<Seq>, StoreError> {
+        let txn = self.read()?;
+        let start = keys::seq_bytes(from);
+        let range = (std::ops::Bound::Included(&start[..]), std::ops::Bound::Unbounded);
+        let mut next = from;
+        for (i, entry) in self.tables().events.range(&txn, &range)?.enumerate() {
+            let (key, value) = entry?;
+            let seq = keys::read_seq(key).ok_or_else(|| damaged_key("events"))?;
+            if i == limit {
+                return Ok(Some(next));
+            }
+            each(seq, as_record(seq, value)?);
+            next = seq + 1;
+        }
+        Ok(None)
+    }
+
+    /// For each id, whether its event is stored. One short read transaction.
+    pub fn contains(&self, ids: impl Iterator<Item = crate::nostr::EventId>) -> Result<Vec<bool>, StoreError> {
+        let txn = self.read()?;
+        ids.map(|id| Ok(find_id(self.tables(), &txn, &id)?.is_some())).collect()
+    }
+
+    fn env(&self) -> &Env<WithoutTls> {
+        &self.inner.env
+    }
+
+    fn tables(&self) -> &Tables {
+        &self.inner.tables
+    }
+
+    fn hasher(&self) -> &KeyHasher {
+        &self.inner.hasher
+    }
+
+    fn read(&self) -> Result<RoTxn<'_, WithoutTls>, StoreError> {
+        Ok(self.inner.env.read_txn()?)
+    }
+}
+
+#[allow(unsafe_code)]
+fn open_env(path: &Path, map_size: u64) -> Result<Env<WithoutTls>, StoreError> {
+    let mut size = map_size.max(MIN_MAP);
+    loop {
+        let mut options = EnvOpenOptions::new().read_txn_without_tls();
+        options.map_size(usize::try_from(size).unwrap_or(usize::MAX / 2) & !0xFFFF);
+        options.max_readers(MAX_READERS).max_dbs(schema::MAX_TABLES);
+        // SAFETY: the map is undefined behaviour only if something but LMDB changes the file while it is open. The
+        // folder belongs to this program, every access in every process of it goes through LMDB with its lock file (no
+        // NO_LOCK, no network file system advised), and the map is never resized while the environment lives.
+        let opened = unsafe { options.open(path) };
+        match opened {
+            Ok(env) => return Ok(env),
+            // Less address space than asked for: a 32-bit host, a container, strict overcommit.
+            Err(heed::Error::Io(e)) if e.kind() == io::ErrorKind::OutOfMemory && size > MIN_MAP => size /= 2,
+            Err(heed::Error::Mdb(MdbError::Other(12))) if size > MIN_MAP => size /= 2,
+            Err(heed::Error::Io(source)) => return Err(StoreError::Open { path: path.into(), source }),
+            Err(heed::Error::Mdb(MdbError::Invalid | MdbError::VersionMismatch)) => {
+                return Err(StoreError::Damaged(format!(
+                    "{} is not an LMDB file that this program can read: name another folder with --data, or restore a backup",
+                    path.join("data.mdb").display()
+                )));
+            }
+            Err(other) => return Err(other.into()),
+        }
+    }
+}
+
+const META: &str = "database";
+const NEXT_SEQ: &str = "next_seq";
+
+/// What must be known before anything else can be read.
+#[derive(serde::Serialize, serde::Deserialize)]
+struct Meta {
+    schema: u32,
+    hash_key: [u8; 16],
+}
+
+impl Meta {
+    fn check(self) -> Result<KeyHasher, StoreError> {
+        if self.schema != schema::VERSION {
+            return Err(StoreError::Version { found: self.schema, known: schema::VERSION });
+        }
+        Ok(KeyHasher(self.hash_key))
+    }
+}
+
+fn read_meta<T: serde::de::DeserializeOwned>(
+    tables: &Tables,
+    txn: &RoTxn<'_>,
+    name: &str,
+) -> Result<Option<T>, StoreError> {
+    match tables.meta.get(txn, name.as_bytes())? {
+        None => Ok(None),
+        Some(bytes) => rmp_serde::from_slice(bytes)
+            .map(Some)
+            .map_err(|e| StoreError::Damaged(format!("meta entry {name} cannot be read: {e}"))),
+    }
+}
+
+fn write_meta<T: serde::Serialize>(
+    tables: &Tables,
+    txn: &mut RwTxn<'_>,
+    name: &str,
+    value: &T,
+) -> Result<(), StoreError> {
+    let bytes = rmp_serde::to_vec(value).map_err(|e| StoreError::Damaged(format!("meta entry {name}: {e}")))?;
+    Ok(tables.meta.put(txn, name.as_bytes(), &bytes)?)
+}
+
+fn next_seq(tables: &Tables, txn: &RoTxn<'_>) -> Result<Seq, StoreError> {
+    Ok(read_meta(tables, txn, NEXT_SEQ)?.unwrap_or(0))
+}
+
+fn damaged_key(table: &str) -> StoreError {
+    StoreError::Damaged(format!("an entry of table {table} cannot be read"))
+}
+
+fn as_record(seq: Seq, bytes: &[u8]) -> Result<Record<'_>, StoreError> {
+    Record::new(bytes).ok_or_else(|| StoreError::Damaged(format!("event {seq} is not a record")))
+}
+
+fn get_record<'t>(tables: &Tables, txn: &'t RoTxn<'_>, seq: Seq) -> Result<Option<Record<'t>>, StoreError> {
+    match tables.events.get(txn, &keys::seq_bytes(seq))? {
+        None => Ok(None),
+        Some(bytes) => as_record(seq, bytes).map(Some),
+    }
+}
+
+/// The stored event with this id. Keys hold a part of it only, so the record has the last word.
+fn find_id<'t>(
+    tables: &Tables,
+    txn: &'t RoTxn<'_>,
+    id: &crate::nostr::EventId,
+) -> Result<Option<(Seq, Record<'t>)>, StoreError> {
+    use crate::nostr::EventFields;
+    for entry in tables.ids.prefix_iter(txn, &keys::id_stem(id))? {
+        let (key, _) = entry?;
+        let seq = key.get(7..).and_then(keys::read_seq).ok_or_else(|| damaged_key("ids"))?;
+        match get_record(tables, txn, seq)? {
+            Some(record) if record.id() == *id => return Ok(Some((seq, record))),
+            _ => {}
+        }
+    }
+    Ok(None)
+}

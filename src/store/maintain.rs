@@ -1,0 +1,252 @@
+//! Looking after the database: what is in it, and whether its tables agree with each other.
+
+use heed::RoTxn;
+
+use super::keys::{self, Index, Posting, Seq};
+use super::{Store, StoreError, as_record, freelist, find_id, get_record, next_seq, schema, tombstone};
+use crate::nostr::{EventFields, Kind, KindClass};
+
+/// What is in the database, read from LMDB's own counters: no table is walked.
+#[derive(Debug, Clone, serde::Serialize)]
+pub struct StoreInfo {
+    /// Events stored.
+    pub events: u64,
+    /// The number the next event will get; how many were ever stored.
+    pub next_seq: Seq,
+    /// The version of the layout.
+    pub schema_version: u32,
+    /// Size of the file in bytes.
+    pub file_bytes: u64,
+    /// Bytes of it that are free and will be used again before the file grows.
+    pub free_bytes: u64,
+    /// `created_at` of the oldest event, clamped to 32 bits.
+    pub oldest: Option<u64>,
+    /// `created_at` of the newest event, clamped to 32 bits.
+    pub newest: Option<u64>,
+    /// Every table.
+    pub tables: Vec<TableInfo>,
+}
+
+/// One table.
+#[derive(Debug, Clone, serde::Serialize)]
+pub struct TableInfo {
+    /// Its name in LMDB.
+    pub name: &'static str,
+    /// Its entries, duplicates counted each.
+    pub entries: u64,
+    /// Its pages in bytes. Pages of long lists of duplicates, which LMDB counts for no table, are shared out over the
+    /// tables that have such lists, by the bytes of their entries.
+    pub bytes: u64,
+}
+
+/// What [`Store::verify`] found.
+#[derive(Debug, Clone, Default, serde::Serialize)]
+pub struct VerifyReport {
+    /// Events looked at.
+    pub events: u64,
+    /// Index entries looked at.
+    pub entries: u64,
+    /// What is wrong, one sentence each; at most a hundred are kept.
+    pub faults: Vec<String>,
+}
+
+impl VerifyReport {
+    fn fault(&mut self, text: String) {
+        if self.faults.len() < 100 {
+            self.faults.push(text);
+        }
+    }
+}
+
+/// Shares `bytes` of uncounted pages out over the tables of postings.
+fn share_out(tables: &mut [TableInfo], bytes: u64) {
+    let weight = |t: &TableInfo| match t.name {
+        "time" | "kinds" => t.entries * 8,
+        "authors" | "tags" => t.entries * 9,
+        _ => 0,
+    };
+    let all = tables.iter().map(weight).sum::<u64>().max(1);
+    for table in tables {
+        let share = u128::from(bytes) * u128::from(weight(table)) / u128::from(all);
+        table.bytes += share as u64;
+    }
+}
+
+impl Store {
+    /// What is in the database.
+    pub fn info(&self) -> Result<StoreInfo, StoreError> {
+        let txn = self.read()?;
+        let env = self.env().info();
+        let root = self.env().unnamed_database_stat();
+        let page = u64::from(root.page_size);
+        let mut tables = Vec::new();
+        for (name, table) in self.tables().list() {
+            let stat = table.stat(&txn)?;
+            tables.push(TableInfo { name, entries: stat.entries as u64, bytes: stat.non_free_page_size() as u64 });
+        }
+        let file = self.env().try_clone_inner_file()?;
+        let used_and_free = env.last_page_number as u64 + 1;
+        let (free, list) =
+            freelist::free_pages(&file, root.page_size as usize, txn.id() as u64).unwrap_or_default();
+        let counted = tables.iter().map(|t| t.bytes).sum::<u64>() / page + root.leaf_pages as u64 + 2 + list;
+        share_out(&mut tables, used_and_free.saturating_sub(free + counted) * page);
+        let time = |entry: Option<(&[u8], &[u8])>| {
+            entry.and_then(|(key, value)| Posting::read(Index::Time, key, value)).map(|p| u64::from(p.time()))
+        };
+        Ok(StoreInfo {
+            events: tables.iter().find(|t| t.name == "events").map_or(0, |t| t.entries),
+            next_seq: next_seq(self.tables(), &txn)?,
+            schema_version: schema::VERSION,
+            file_bytes: self.env().real_disk_size()?,
+            free_bytes: free * page,
+            oldest: time(self.tables().time.first(&txn)?),
+            newest: time(self.tables().time.last(&txn)?),
+            tables,
+        })
+    }
+
+    /// Walks every table against every other in one read transaction, for tests and for doubt. An index entry without its
+    /// event, an event without one of its entries, a tombstone whose victim is there: each is a fault.
+    pub fn verify(&self) -> Result<VerifyReport, StoreError> {
+        let txn = self.read()?;
+        let tables = self.tables();
+        let mut report = VerifyReport::default();
+        let mut expected = [0u64; 4];
+        let (mut addressed, mut expiring) = (0u64, 0u64);
+        for entry in tables.events.iter(&txn)? {
+            let (key, bytes) = entry?;
+            let Some(seq) = keys::read_seq(key) else {
+                report.fault("an event has a key that is no number".into());
+                continue;
+            };
+            let Ok(record) = as_record(seq, bytes) else {
+                report.fault(format!("event {seq} is not a record"));
+                continue;
+            };
+            report.events += 1;
+            match record.to_event() {
+                None => report.fault(format!("event {seq} cannot be read")),
+                Some(event) if event.check_id().is_err() => report.fault(format!("event {seq} does not match its id")),
+                Some(_) => {}
+            }
+            match find_id(tables, &txn, &record.id())? {
+                Some((found, _)) if found == seq => {}
+                Some((found, _)) => report.fault(format!("event {seq} is stored twice, also as {found}")),
+                None => report.fault(format!("event {seq} is missing in ids")),
+            }
+            keys::each_posting(self.hasher(), &record, seq, &mut |index, _, _| expected[index as usize] += 1);
+            addressed +=
+                u64::from(matches!(record.kind().class(), KindClass::Replaceable | KindClass::Addressable));
+            if let Some(at) = record.expiration() {
+                expiring += 1;
+                if tables.expirations.get(&txn, &keys::expiration_key(at, seq))?.is_none() {
+                    report.fault(format!("event {seq} is missing in expirations"));
+                }
+            }
+            self.verify_not_deleted(&txn, seq, &record, &mut report)?;
+        }
+        if next_seq(tables, &txn)? < tables.events.last(&txn)?.and_then(|(k, _)| keys::read_seq(k)).map_or(0, |s| s + 1) {
+            report.fault("the next sequence number is in use".into());
+        }
+        // Every event's entries were counted above; every entry is looked at below. Equal numbers leave no room for a gap.
+        for index in Index::ALL {
+            self.verify_index(&txn, index, expected[index as usize], &mut report)?;
+        }
+        for (name, table, wanted) in [
+            ("ids", tables.ids, report.events),
+            ("addresses", tables.addresses, addressed),
+            ("expirations", tables.expirations, expiring),
+        ] {
+            let entries = table.len(&txn)?;
+            report.entries += entries;
+            if entries != wanted {
+                report.fault(format!("{name} has {entries} entries, the events call for {wanted}"));
+            }
+        }
+        self.verify_addresses(&txn, &mut report)?;
+        Ok(report)
+    }
+
+    fn verify_index(
+        &self,
+        txn: &RoTxn<'_>,
+        index: Index,
+        expected: u64,
+        report: &mut VerifyReport,
+    ) -> Result<(), StoreError> {
+        let mut entries = 0;
+        for entry in self.tables().index(index).iter(txn)? {
+            let (key, value) = entry?;
+            entries += 1;
+            let Some(posting) = Posting::read(index, key, value) else {
+                report.fault(format!("{index:?} has an entry that cannot be read"));
+                continue;
+            };
+            let Some(record) = get_record(self.tables(), txn, posting.seq)? else {
+                report.fault(format!("{index:?} points at event {}, which is not there", posting.seq));
+                continue;
+            };
+            let mut its_own = false;
+            keys::each_posting(self.hasher(), &record, posting.seq, &mut |i, k, v| {
+                its_own |= i == index && k[..] == *key && v[..] == *value;
+            });
+            if !its_own {
+                report.fault(format!("{index:?} has an entry for event {} that it does not call for", posting.seq));
+            }
+        }
+        report.entries += entries;
+        if entries != expected {
+            report.fault(format!("{index:?} has {entries} entries, the events call for {expected}"));
+        }
+        Ok(())
+    }
+
+    fn verify_addresses(&self, txn: &RoTxn<'_>, report: &mut VerifyReport) -> Result<(), StoreError> {
+        let mut previous: Option<(Vec<u8>, Seq)> = None;
+        for entry in self.tables().addresses.iter(txn)? {
+            let (key, _) = entry?;
+            let Some(seq) = key.get(7..).and_then(keys::read_seq) else {
+                report.fault("addresses has an entry that cannot be read".into());
+                continue;
+            };
+            let Some(record) = get_record(self.tables(), txn, seq)? else {
+                report.fault(format!("addresses points at event {seq}, which is not there"));
+                continue;
+            };
+            let address = |r: &super::Record<'_>| {
+                let d = if r.kind().class() == KindClass::Addressable { r.identifier() } else { String::new() };
+                (r.kind(), r.pubkey(), d)
+            };
+            if let Some((stem, other)) = &previous
+                && key.starts_with(stem)
+                && let Some(rival) = get_record(self.tables(), txn, *other)?
+                && address(&rival) == address(&record)
+            {
+                report.fault(format!("events {other} and {seq} are versions of one address"));
+            }
+            previous = Some((key[..7].to_vec(), seq));
+        }
+        Ok(())
+    }
+
+    /// What was deleted must not be there (law 7).
+    fn verify_not_deleted(
+        &self,
+        txn: &RoTxn<'_>,
+        seq: Seq,
+        record: &super::Record<'_>,
+        report: &mut VerifyReport,
+    ) -> Result<(), StoreError> {
+        let tombstones = &self.tables().tombstones;
+        let (id, author, kind) = (record.id(), record.pubkey(), record.kind());
+        let deletable = !matches!(kind, Kind::DELETION | Kind::VANISH);
+        if deletable && tombstones.get(txn, &tombstone::event_key(&id, &author))?.is_some() {
+            report.fault(format!("event {seq} was deleted by its author and is there"));
+        }
+        let vanished = tombstones.get(txn, &tombstone::vanish_key(&author))?.map(tombstone::until);
+        if kind != Kind::VANISH && vanished.is_some_and(|until| record.created_at() <= until) {
+            report.fault(format!("event {seq} is there although its author vanished"));
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,334 @@
+//! The planner: which index answers a filter at the least cost.
+//!
+//! Cost decides, not the filter's shape. Each index that could serve is a set of *ranges* (prefixes of keys): authors × kinds,
+//! the values of one tag × kinds, kinds, or all of time. A few ranges of each are probed for how densely they are filled where the
+//! answer begins. All candidates must walk the same span of time to find `limit` matches, so the cost of one is the
+//! number of its ranges (each is a seek) plus its density times that span (each entry is a step and, unless the
+//! index covers the whole filter, a look at the record).
+
+use std::ops::Bound;
+
+use heed::RoTxn;
+
+use super::keys::{self, Index, Posting, Short};
+use super::scan::Order;
+use super::{Store, StoreError, damaged_key};
+use crate::nostr::{EventId, Filter, Kind};
+
+/// How one filter is answered.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Plan {
+    /// Nothing can match.
+    Nothing,
+    /// Look each id up.
+    Ids(Vec<EventId>),
+    /// Merge these ranges of one index.
+    Ranges { index: Index, prefixes: Vec<Short> },
+}
+
+/// Microseconds, measured on the machine of MEASURED.md; only their ratios matter.
+const SEEK: f64 = 0.8;
+const STEP: f64 = 0.05;
+const LOOK: f64 = 0.6;
+
+/// Ranges of a candidate that are probed, and entries read from each.
+const PROBES: usize = 6;
+const PROBE_DEPTH: usize = 16;
+
+/// A question without kinds enumerates those below its prefix; beyond this many it walks another index instead.
+const MAX_KINDS: usize = 256;
+
+/// More ranges than this are not opened side by side, whatever the estimate says.
+const MAX_RANGES: usize = 100_000;
+
+/// Part of the entries of the rarest index that are taken to match the whole filter when it has further conditions.
+const OVERLAP: f64 = 0.5;
+
+/// The part of the time line a filter asks for, as indices see it.
+#[derive(Clone, Copy, Debug)]
+pub struct Window {
+    pub since: u32,
+    pub until: u32,
+}
+
+impl Window {
+    pub fn of(filter: &Filter) -> Window {
+        Window {
+            since: keys::index_time(filter.since.unwrap_or(0)),
+            until: keys::index_time(filter.until.unwrap_or(u64::MAX)),
+        }
+    }
+}
+
+/// An index that could serve: its stems, the kinds that narrow them, and whether it answers the filter alone.
+struct Candidate {
+    index: Index,
+    stems: Vec<Short>,
+    covers: bool,
+    /// Ranges there will be, as far as probing tells.
+    ranges: f64,
+    /// Entries for each second of the window, over all ranges.
+    density: f64,
+    /// Entries in all ranges together; infinite when no probe reached an end.
+    total: f64,
+}
+
+/// Chooses the plan for one filter.
+pub fn plan(store: &Store, txn: &RoTxn<'_>, filter: &Filter, order: Order) -> Result<Plan, StoreError> {
+    if filter.is_impossible() {
+        return Ok(Plan::Nothing);
+    }
+    if let Some(ids) = &filter.ids {
+        return Ok(Plan::Ids(ids.clone()));
+    }
+    let mut candidates = candidates(store, filter);
+    if candidates.len() > 1 {
+        for candidate in &mut candidates {
+            probe(store, txn, filter, order, candidate)?;
+        }
+        rank(&mut candidates, filter);
+    }
+    for candidate in &candidates {
+        if let Some(prefixes) = prefixes(store, txn, filter, candidate)? {
+            return Ok(Plan::Ranges { index: candidate.index, prefixes });
+        }
+    }
+    Ok(Plan::Ranges { index: Index::Time, prefixes: vec![Short::EMPTY] })
+}
+
+/// Every index that has something to say about the filter; a walk through time always has.
+fn candidates(store: &Store, filter: &Filter) -> Vec<Candidate> {
+    let conditions = usize::from(filter.authors.is_some()) + filter.tags.len();
+    let new = |index, stems, covers| Candidate {
+        index,
+        stems,
+        covers,
+        ranges: 1.0,
+        density: 0.0,
+        total: f64::INFINITY,
+    };
+    let mut candidates = Vec::new();
+    for (name, values) in &filter.tags {
+        let stems = values.iter().map(|value| store.hasher().filter_stem(*name, value)).collect();
+        candidates.push(new(Index::Tags, stems, conditions == 1));
+    }
+    if let Some(authors) = &filter.authors {
+        candidates.push(new(Index::Authors, authors.iter().map(keys::author_stem).collect(), conditions == 1));
+    }
+    if filter.kinds.is_some() {
+        candidates.push(new(Index::Kinds, vec![Short::EMPTY], conditions == 0));
+    }
+    // The kinds index covers whatever time does and more: time is left out when it cannot win.
+    if filter.kinds.is_none() || conditions > 0 {
+        candidates.push(new(Index::Time, vec![Short::EMPTY], conditions == 0 && filter.kinds.is_none()));
+    }
+    candidates
+}
+
+/// Estimates ranges and density of a candidate from a few of its ranges.
+fn probe(
+    store: &Store,
+    txn: &RoTxn<'_>,
+    filter: &Filter,
+    order: Order,
+    candidate: &mut Candidate,
+) -> Result<(), StoreError> {
+    let window = Window::of(filter);
+    let count = candidate.stems.len();
+    let sample = count.clamp(1, PROBES);
+    let (mut ranges, mut density, mut total, mut ended) = (0usize, 0.0, 0.0, true);
+    for i in 0..sample.min(count) {
+        let stem = candidate.stems[i * count / sample];
+        let Some(prefixes) = prefixes_of(store, txn, filter, candidate.index, &stem)? else {
+            // Too many kinds below one stem: this candidate is out.
+            candidate.ranges = f64::INFINITY;
+            return Ok(());
+        };
+        ranges += prefixes.len();
+        let some = prefixes.len().clamp(1, PROBES);
+        let scale = prefixes.len() as f64 / some as f64;
+        for j in 0..some.min(prefixes.len()) {
+            let prefix = prefixes[j * prefixes.len() / some];
+            let mut cursor = Cursor::new(candidate.index, prefix, window, order);
+            let found = cursor.read(store, txn, PROBE_DEPTH)?;
+            total += found.len() as f64 * scale;
+            if found.len() < PROBE_DEPTH {
+                density += found.len() as f64 / span(window).max(1.0) * scale;
+            } else {
+                ended = false;
+                let (first, last) = (found[0].time(), found[found.len() - 1].time());
+                density += found.len() as f64 / (f64::from(first.abs_diff(last)) + 1.0) * scale;
+            }
+        }
+    }
+    let scale = count as f64 / sample as f64;
+    candidate.ranges = ranges as f64 * scale;
+    candidate.density = density * scale;
+    candidate.total = if ended { total * scale } else { f64::INFINITY };
+    Ok(())
+}
+
+/// Seconds in the window, with an end that is not absurdly far when none was given.
+fn span(window: Window) -> f64 {
+    // Nobody has events after the early 2030s; a window without an end would make every density look like nothing.
+    const FAR: u32 = 2_000_000_000;
+    f64::from(window.until.min(FAR.max(window.since)) - window.since.min(window.until.min(FAR))) + 1.0
+}
+
+/// Sorts the candidates, cheapest first.
+fn rank(candidates: &mut [Candidate], filter: &Filter) {
+    let rarest = candidates.iter().map(|c| c.density).fold(f64::INFINITY, f64::min);
+    let covered = candidates.iter().any(|c| c.covers && c.density <= rarest);
+    let matching = (rarest * if covered { 1.0 } else { OVERLAP }).max(1e-12);
+    let wanted = filter.limit.map_or(f64::INFINITY, |limit| limit as f64);
+    let walked = (wanted / matching).min(span(Window::of(filter)));
+    let cost = |c: &Candidate| {
+        let entries = (c.density * walked).min(c.total);
+        c.ranges * SEEK + entries * (STEP + if c.covers { 0.0 } else { LOOK })
+    };
+    candidates.sort_by(|a, b| cost(a).total_cmp(&cost(b)));
+}
+
+/// All ranges of a candidate; `None` when there are too many.
+fn prefixes(
+    store: &Store,
+    txn: &RoTxn<'_>,
+    filter: &Filter,
+    candidate: &Candidate,
+) -> Result<Option<Vec<Short>>, StoreError> {
+    if candidate.ranges > MAX_RANGES as f64 {
+        return Ok(None);
+    }
+    let mut all = Vec::new();
+    for stem in &candidate.stems {
+        match prefixes_of(store, txn, filter, candidate.index, stem)? {
+            Some(some) => all.extend(some),
+            None => return Ok(None),
+        }
+        if all.len() > MAX_RANGES {
+            return Ok(None);
+        }
+    }
+    // Two authors may share seven bytes; their range must be walked once.
+    all.sort_unstable();
+    all.dedup();
+    Ok(Some(all))
+}
+
+/// The ranges below one stem: one for each kind asked for, or for each kind there is.
+fn prefixes_of(
+    store: &Store,
+    txn: &RoTxn<'_>,
+    filter: &Filter,
+    index: Index,
+    stem: &Short,
+) -> Result<Option<Vec<Short>>, StoreError> {
+    match (index, &filter.kinds) {
+        (Index::Time, _) => Ok(Some(vec![Short::EMPTY])),
+        (Index::Kinds, kinds) => Ok(Some(kinds.iter().flatten().map(|kind| keys::kind_prefix(*kind)).collect())),
+        (_, Some(kinds)) => Ok(Some(kinds.iter().map(|kind| keys::with_kind(stem, *kind)).collect())),
+        (_, None) => kinds_below(store, txn, index, stem),
+    }
+}
+
+/// The kinds that occur below a stem, found with one seek each.
+fn kinds_below(store: &Store, txn: &RoTxn<'_>, index: Index, stem: &Short) -> Result<Option<Vec<Short>>, StoreError> {
+    let table = store.tables().index(index);
+    let mut found = Vec::new();
+    let mut from = Some(keys::with_kind(stem, Kind(0)));
+    while let Some(start) = from {
+        let Some((key, _)) = table.get_greater_than_or_equal_to(txn, &start)? else { break };
+        if !key.starts_with(stem) {
+            break;
+        }
+        let kind = key.get(7..9).and_then(|b| b.try_into().ok()).map(u16::from_be_bytes);
+        let kind = kind.ok_or_else(|| damaged_key("authors or tags"))?;
+        if found.len() == MAX_KINDS {
+            return Ok(None);
+        }
+        found.push(keys::with_kind(stem, Kind(kind)));
+        from = kind.checked_add(1).map(|next| keys::with_kind(stem, Kind(next)));
+    }
+    Ok(Some(found))
+}
+
+/// A place in one range of an index. It holds no transaction: it remembers the last posting it read and seeks there anew.
+#[derive(Debug)]
+pub struct Cursor {
+    index: Index,
+    prefix: Short,
+    window: Window,
+    order: Order,
+    last: Option<Posting>,
+}
+
+impl Cursor {
+    pub fn new(index: Index, prefix: Short, window: Window, order: Order) -> Cursor {
+        Cursor { index, prefix, window, order, last: None }
+    }
+
+    /// Reads up to `count` further postings; fewer only when the range is at its end.
+    ///
+    /// LMDB is asked for the bucket; what comes before the place inside that bucket is stepped over.
+    pub fn read(&mut self, store: &Store, txn: &RoTxn<'_>, count: usize) -> Result<Vec<Posting>, StoreError> {
+        let Window { mut since, mut until } = self.window;
+        match (self.order, self.last) {
+            (Order::NewestFirst, Some(last)) => until = until.min(last.time()),
+            (Order::OldestFirst, Some(last)) => since = since.max(last.time()),
+            (_, None) => {}
+        }
+        let mut found = Vec::new();
+        if since > until {
+            return Ok(found);
+        }
+        let start = keys::time_key(self.index, &self.prefix, since);
+        // Excluded, because heed loses duplicates when a reverse range includes its end.
+        let end = keys::time_key(self.index, &self.prefix, until).successor();
+        let range = (
+            Bound::Included(&start[..]),
+            end.as_ref().map_or(Bound::Unbounded, |end| Bound::Excluded(&end[..])),
+        );
+        let table = store.tables().index(self.index);
+        match self.order {
+            Order::NewestFirst => self.collect(table.rev_range(txn, &range)?, count, &mut found)?,
+            Order::OldestFirst => self.collect(table.range(txn, &range)?, count, &mut found)?,
+        }
+        if let Some(last) = found.last() {
+            self.last = Some(*last);
+        }
+        Ok(found)
+    }
+
+    fn collect<'t>(
+        &self,
+        entries: impl Iterator<Item = heed::Result<(&'t [u8], &'t [u8])>>,
+        count: usize,
+        found: &mut Vec<Posting>,
+    ) -> Result<(), StoreError> {
+        for entry in entries {
+            let (key, value) = entry?;
+            let posting = Posting::read(self.index, key, value).ok_or_else(|| damaged_key("postings"))?;
+            let time = posting.time();
+            let (before, past) = match self.order {
+                Order::NewestFirst => {
+                    let seen = self.last.is_some_and(|last| posting >= last);
+                    (time > self.window.until || seen, time < self.window.since)
+                }
+                Order::OldestFirst => {
+                    let seen = self.last.is_some_and(|last| posting <= last);
+                    (time < self.window.since || seen, time > self.window.until)
+                }
+            };
+            if past {
+                break;
+            }
+            if !before {
+                found.push(posting);
+                if found.len() == count {
+                    break;
+                }
+            }
+        }
+        Ok(())
+    }
+}

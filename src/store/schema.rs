@@ -1,0 +1,135 @@
+//! The tables: what is kept where, opened together or not at all.
+//!
+//! | table | LMDB flags | key | value or duplicate |
+//! |---|---|---|---|
+//! | `events` | append | seq (5) | record, see [`super::record`] |
+//! | `ids` | | `id[0..7]`, seq (12) | empty |
+//! | `time` | DUPFIXED | `t[0..3]` (3) | `t[3]`, inverted `id[0..2]`, seq (8) |
+//! | `kinds` | DUPFIXED | kind u16, `t[0..3]` (5) | `t[3]`, inverted `id[0..2]`, seq (8) |
+//! | `authors` | DUPFIXED | `pubkey[0..7]`, kind, `t[0..2]` (11) | `t[2..4]`, inverted `id[0..2]`, seq (9) |
+//! | `tags` | DUPFIXED | h7(letter, value), kind, `t[0..2]` (11) | `t[2..4]`, inverted `id[0..2]`, seq (9) |
+//! | `addresses` | | h7(kind, pubkey, d), seq (12) | t (4) |
+//! | `expirations` | | time u40, seq (10) | empty |
+//! | `tombstones` | | see [`super::tombstone`] | until when u64, by which event (40) |
+//! | `meta` | | name | MessagePack |
+//!
+//! `t` is `created_at` clamped to 32 bits; the exact value is in the record. `h7` is the first seven bytes of a SipHash-1-3
+//! under a key drawn for each database. Replaceable kinds stand in `addresses` as well, with an empty identifier:
+//! it is where the version to beat is looked up.
+
+use heed::types::Bytes;
+use heed::{CommitOrAbort, DatabaseFlags, Env, RoTxn, RwTxn, WithoutTls};
+
+use super::StoreError;
+use super::keys::Index;
+
+/// The version of the layout above, kept in `meta`.
+pub const VERSION: u32 = 1;
+
+/// LMDB wants the number of tables in advance; some are kept free for what comes later.
+pub const MAX_TABLES: u32 = 24;
+
+pub type Table = heed::Database<'static, Bytes, Bytes>;
+
+/// Every table of the database.
+#[derive(Clone, Copy)]
+pub struct Tables {
+    pub events: Table,
+    pub ids: Table,
+    pub time: Table,
+    pub kinds: Table,
+    pub authors: Table,
+    pub tags: Table,
+    pub addresses: Table,
+    pub expirations: Table,
+    pub tombstones: Table,
+    pub meta: Table,
+}
+
+const POSTINGS: DatabaseFlags = DatabaseFlags::DUP_SORT.union(DatabaseFlags::DUP_FIXED);
+const PLAIN: DatabaseFlags = DatabaseFlags::empty();
+
+/// Names and flags, in the order of the fields of [`Tables`].
+const DEFINITIONS: [(&str, DatabaseFlags); 10] = [
+    ("events", PLAIN),
+    ("ids", PLAIN),
+    ("time", POSTINGS),
+    ("kinds", POSTINGS),
+    ("authors", POSTINGS),
+    ("tags", POSTINGS),
+    ("addresses", PLAIN),
+    ("expirations", PLAIN),
+    ("tombstones", PLAIN),
+    ("meta", PLAIN),
+];
+
+impl Tables {
+    fn from_list(t: [Table; 10]) -> Tables {
+        let [events, ids, time, kinds, authors, tags, addresses, expirations, tombstones, meta] = t;
+        Tables { events, ids, time, kinds, authors, tags, addresses, expirations, tombstones, meta }
+    }
+
+    pub fn list(&self) -> [(&'static str, Table); 10] {
+        let t = self;
+        let tables =
+            [t.events, t.ids, t.time, t.kinds, t.authors, t.tags, t.addresses, t.expirations, t.tombstones, t.meta];
+        std::array::from_fn(|i| (DEFINITIONS[i].0, tables[i]))
+    }
+
+    pub fn index(&self, index: Index) -> Table {
+        match index {
+            Index::Time => self.time,
+            Index::Kinds => self.kinds,
+            Index::Authors => self.authors,
+            Index::Tags => self.tags,
+        }
+    }
+}
+
+/// Opens every table, creating those that are missing, in one write transaction of its own. Waits while another process writes.
+pub fn create(env: &Env<WithoutTls>) -> Result<Tables, StoreError> {
+    fn all<'e>(
+        opener: &heed::DatabaseOpener<'e, WithoutTls>,
+        wtxn: &mut RwTxn<'e>,
+    ) -> Result<[heed::Database<'e, Bytes, Bytes>; 10], heed::Error> {
+        let mut tables = Vec::with_capacity(DEFINITIONS.len());
+        for (name, flags) in DEFINITIONS {
+            let mut options = opener.database_options().types::<Bytes, Bytes>();
+            tables.push(options.name(name).flags(flags).create(wtxn)?);
+        }
+        Ok(std::array::from_fn(|i| tables[i]))
+    }
+    let wtxn = env.write_txn()?;
+    let committed: CommitOrAbort<_, ()> =
+        env.create_databases_and_commit(wtxn, |opener, wtxn| all(opener, wtxn).map(CommitOrAbort::Commit))?;
+    match committed {
+        CommitOrAbort::Commit(tables) => Ok(Tables::from_list(tables)),
+        CommitOrAbort::Abort(()) => Err(StoreError::Damaged("the tables could not be created".into())),
+    }
+}
+
+/// Opens the tables of a database that has them all, without taking the write lock; `None` when one is missing.
+pub fn open(env: &Env<WithoutTls>) -> Result<Option<Tables>, StoreError> {
+    fn all<'e>(
+        opener: &heed::DatabaseOpener<'e, WithoutTls>,
+        rtxn: &RoTxn<'e>,
+    ) -> Result<Option<[heed::Database<'e, Bytes, Bytes>; 10]>, heed::Error> {
+        let mut tables = Vec::with_capacity(DEFINITIONS.len());
+        for (name, flags) in DEFINITIONS {
+            let mut options = opener.database_options().types::<Bytes, Bytes>();
+            match options.name(name).flags(flags).open(rtxn)? {
+                Some(table) => tables.push(table),
+                None => return Ok(None),
+            }
+        }
+        Ok(Some(std::array::from_fn(|i| tables[i])))
+    }
+    let rtxn = env.read_txn()?;
+    let committed: CommitOrAbort<_, ()> = env.open_databases_and_commit(rtxn, |opener, rtxn| {
+        all(opener, rtxn).map(|tables| match tables {
+            Some(tables) => CommitOrAbort::Commit(tables),
+            None => CommitOrAbort::Abort(()),
+        })
+    })?;
+    Ok(committed.commit().map(Tables::from_list))
+}

@@ -56,15 +56,8 @@ pub enum Field {
 }
 
 impl Field {
-    const ALL: [Field; 7] = [
-        Field::Id,
-        Field::Pubkey,
-        Field::CreatedAt,
-        Field::Kind,
-        Field::Tags,
-        Field::Content,
-        Field::Sig,
-    ];
+    const ALL: [Field; 7] =
+        [Field::Id, Field::Pubkey, Field::CreatedAt, Field::Kind, Field::Tags, Field::Content, Field::Sig];
 
     /// The member's name.
     pub const fn name(self) -> &'static str {
@@ -148,10 +141,7 @@ pub trait EventFields {
     fn kind(&self) -> Kind;
     /// Calls `visit` for every tag whose name is one ASCII letter and that has a value, in order, until it
     /// breaks.
-    fn visit_indexed_tags(
-        &self,
-        visit: &mut dyn FnMut(TagName, TagRef<'_>) -> ControlFlow<()>,
-    ) -> ControlFlow<()>;
+    fn visit_indexed_tags(&self, visit: &mut dyn FnMut(TagName, TagRef<'_>) -> ControlFlow<()>) -> ControlFlow<()>;
 }
 
 impl EventFields for Event {
@@ -171,14 +161,8 @@ impl EventFields for Event {
         self.kind
     }
 
-    fn visit_indexed_tags(
-        &self,
-        visit: &mut dyn FnMut(TagName, TagRef<'_>) -> ControlFlow<()>,
-    ) -> ControlFlow<()> {
-        self.tags
-            .iter()
-            .filter_map(|tag| tag.indexed())
-            .try_for_each(|(name, value)| visit(name, value))
+    fn visit_indexed_tags(&self, visit: &mut dyn FnMut(TagName, TagRef<'_>) -> ControlFlow<()>) -> ControlFlow<()> {
+        self.tags.iter().filter_map(|tag| tag.indexed()).try_for_each(|(name, value)| visit(name, value))
     }
 }
 
@@ -205,34 +189,19 @@ impl Event {
 
     /// The id this event must have: SHA-256 of its canonical serialisation (N01-04 to N01-10).
     pub fn compute_id(&self) -> EventId {
-        compute_id(
-            &self.pubkey,
-            self.created_at,
-            self.kind,
-            &self.tags,
-            &self.content,
-        )
+        compute_id(&self.pubkey, self.created_at, self.kind, &self.tags, &self.content)
     }
 
     /// Checks that the id is the hash of the event (N01-12).
     pub fn check_id(&self) -> Result<(), EventError> {
-        if self.compute_id() == self.id {
-            Ok(())
-        } else {
-            Err(EventError::WrongId)
-        }
+        if self.compute_id() == self.id { Ok(()) } else { Err(EventError::WrongId) }
     }
 
     /// Checks the signature of the id (BIP-340, N01-13). Says nothing about the id itself.
     pub fn check_signature(&self) -> Result<(), EventError> {
-        let pubkey =
-            XOnlyPublicKey::from_byte_array(self.pubkey.0).map_err(|_| EventError::WrongPubkey)?;
-        schnorr::verify(
-            &schnorr::Signature::from_byte_array(self.sig.0),
-            &self.id.0,
-            &pubkey,
-        )
-        .map_err(|_| EventError::WrongSignature)
+        let pubkey = XOnlyPublicKey::from_byte_array(self.pubkey.0).map_err(|_| EventError::WrongPubkey)?;
+        schnorr::verify(&schnorr::Signature::from_byte_array(self.sig.0), &self.id.0, &pubkey)
+            .map_err(|_| EventError::WrongSignature)
     }
 
     /// Appends the event in canonical form: the seven members in the order id, pubkey, created_at, kind,
@@ -240,10 +209,7 @@ impl Event {
     pub fn write_json(&self, out: &mut Vec<u8>) {
         // Everything but escapes: 384 hexadecimal digits, names, numbers and punctuation.
         out.reserve(
-            480 + self.content.len()
-                + self.tags.text_len()
-                + 3 * self.tags.element_count()
-                + 3 * self.tags.len(),
+            480 + self.content.len() + self.tags.text_len() + 3 * self.tags.element_count() + 3 * self.tags.len(),
         );
         out.extend_from_slice(b"{\"id\":\"");
         write_hex(out, &self.id.0);
@@ -267,10 +233,7 @@ impl Event {
     pub fn expiration(&self) -> Result<Option<u64>, EventError> {
         let mut earliest = None;
         for tag in self.tags.iter().filter(|tag| tag.name() == "expiration") {
-            let time = tag
-                .value()
-                .and_then(parse_expiration)
-                .ok_or(EventError::Expiration)?;
+            let time = tag.value().and_then(parse_expiration).ok_or(EventError::Expiration)?;
             earliest = Some(earliest.map_or(time, |earlier: u64| earlier.min(time)));
         }
         Ok(earliest)
@@ -278,11 +241,7 @@ impl Event {
 
     /// The identifier of an addressable event: the value of its first `d` tag, or "" (N01-39, N01-40).
     pub fn identifier(&self) -> &str {
-        self.tags
-            .iter()
-            .find(|tag| tag.name() == "d")
-            .and_then(|tag| tag.value())
-            .unwrap_or_default()
+        self.tags.iter().find(|tag| tag.name() == "d").and_then(|tag| tag.value()).unwrap_or_default()
     }
 }
 
@@ -348,9 +307,7 @@ fn scan_members(scanner: &mut Scanner<'_>, scratch: &mut String) -> Result<Event
                 created_at = Some(time.ok_or(malformed)?);
             }
             Field::Kind => {
-                let number = scanner
-                    .digits()?
-                    .and_then(|number| u16::try_from(number).ok());
+                let number = scanner.digits()?.and_then(|number| u16::try_from(number).ok());
                 kind = Some(Kind(number.ok_or(malformed)?));
             }
             Field::Tags => tags = Some(scan_tags(scanner)?),
@@ -358,27 +315,11 @@ fn scan_members(scanner: &mut Scanner<'_>, scratch: &mut String) -> Result<Event
         }
     }
     match (id, pubkey, created_at, kind, tags, content, sig) {
-        (
-            Some(id),
-            Some(pubkey),
-            Some(created_at),
-            Some(kind),
-            Some(tags),
-            Some(content),
-            Some(sig),
-        ) => Ok(Event {
-            id,
-            pubkey,
-            created_at,
-            kind,
-            tags,
-            content,
-            sig,
-        }),
+        (Some(id), Some(pubkey), Some(created_at), Some(kind), Some(tags), Some(content), Some(sig)) => {
+            Ok(Event { id, pubkey, created_at, kind, tags, content, sig })
+        }
         _ => {
-            let missing = Field::ALL
-                .into_iter()
-                .find(|&field| seen & 1 << field as u8 == 0);
+            let missing = Field::ALL.into_iter().find(|&field| seen & 1 << field as u8 == 0);
             // One is missing, or the arm above would have matched.
             Err(EventError::Missing(missing.unwrap_or(Field::Id)))
         }
@@ -403,15 +344,8 @@ fn scan_tags(scanner: &mut Scanner<'_>) -> Result<Tags, EventError> {
     let (mut text, mut ends) = TAG_BUFFERS.take();
     text.clear();
     ends.clear();
-    let result = scan_tags_into(
-        scanner,
-        TagsBuilder {
-            text: &mut text,
-            ends: &mut ends,
-            len: 0,
-        },
-    )
-    .map(|len| Tags::from_buffers(&text, &ends, len));
+    let result = scan_tags_into(scanner, TagsBuilder { text: &mut text, ends: &mut ends, len: 0 })
+        .map(|len| Tags::from_buffers(&text, &ends, len));
     if text.capacity() + ends.capacity() * size_of::<u32>() <= BUFFER_KEPT {
         TAG_BUFFERS.set((text, ends));
     }
@@ -460,13 +394,7 @@ fn write_tags(out: &mut Vec<u8>, tags: &Tags) {
     out.push(b']');
 }
 
-fn compute_id(
-    pubkey: &PublicKey,
-    created_at: u64,
-    kind: Kind,
-    tags: &Tags,
-    content: &str,
-) -> EventId {
+fn compute_id(pubkey: &PublicKey, created_at: u64, kind: Kind, tags: &Tags, content: &str) -> EventId {
     let mut buffer = ID_BUFFER.take();
     buffer.clear();
     buffer.extend_from_slice(b"[0,\"");
@@ -504,23 +432,10 @@ impl UnsignedEvent {
     /// Completes the event with author, id and signature. The signature uses no auxiliary randomness, so
     /// the same event signed twice is the same event.
     pub fn sign(self, key: &Keypair) -> Event {
-        let UnsignedEvent {
-            created_at,
-            kind,
-            tags,
-            content,
-        } = self;
+        let UnsignedEvent { created_at, kind, tags, content } = self;
         let pubkey = PublicKey(key.x_only_public_key().0.to_byte_array());
         let id = compute_id(&pubkey, created_at, kind, &tags, &content);
         let sig = Signature(schnorr::sign_with_aux_rand(&id.0, key, &[0; 32]).to_byte_array());
-        Event {
-            id,
-            pubkey,
-            created_at,
-            kind,
-            tags,
-            content,
-            sig,
-        }
+        Event { id, pubkey, created_at, kind, tags, content, sig }
     }
 }

@@ -106,9 +106,7 @@ impl Filter {
             || self.authors.as_ref().is_some_and(Vec::is_empty)
             || self.kinds.as_ref().is_some_and(Vec::is_empty)
             || self.tags.iter().any(|(_, values)| values.is_empty())
-            || self
-                .since
-                .is_some_and(|since| self.until.is_some_and(|until| since > until))
+            || self.since.is_some_and(|since| self.until.is_some_and(|until| since > until))
     }
 
     /// Whether the event fits everything but `limit` and `search`.
@@ -133,11 +131,7 @@ impl Filter {
                         open &= !(1 << i);
                     }
                 }
-                if open == 0 {
-                    ControlFlow::Break(())
-                } else {
-                    ControlFlow::Continue(())
-                }
+                if open == 0 { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
             });
             open == 0
         })
@@ -173,11 +167,7 @@ impl Filter {
                 TagValue::Text(text) => write_string(out, text),
             });
         }
-        for (key, value) in [
-            ("since", self.since),
-            ("until", self.until),
-            ("limit", self.limit),
-        ] {
+        for (key, value) in [("since", self.since), ("until", self.until), ("limit", self.limit)] {
             if let Some(value) = value {
                 name(out, key);
                 write_number(out, value);
@@ -199,9 +189,7 @@ fn in_list<T: Ord>(list: &Option<Vec<T>>, value: impl FnOnce() -> T) -> bool {
 }
 
 fn contains(values: &[TagValue], value: &TagRef<'_>) -> bool {
-    values
-        .binary_search_by(|candidate| value.cmp_value(candidate).reverse())
-        .is_ok()
+    values.binary_search_by(|candidate| value.cmp_value(candidate).reverse()).is_ok()
 }
 
 fn write_list<T>(out: &mut Vec<u8>, list: &[T], write: impl Fn(&mut Vec<u8>, &T)) {
@@ -265,10 +253,7 @@ impl Key {
 
     /// The values of `#e` and `#p` are event ids and public keys, not free text (N01-51).
     fn is_hex(self) -> bool {
-        matches!(
-            self,
-            Key::Ids | Key::Authors | Key::Tag(TagName::E | TagName::P)
-        )
+        matches!(self, Key::Ids | Key::Authors | Key::Tag(TagName::E | TagName::P))
     }
 
     /// The error of a value that is not what this member holds.
@@ -307,9 +292,7 @@ fn scan_members(scanner: &mut Scanner<'_>, scratch: &mut String) -> Result<Filte
     while let Some(name) = scanner.next_member(&mut first, scratch)? {
         let Some(key) = Key::new(name) else {
             let name: String = name.chars().take(QUOTED).collect();
-            return Err(FilterError::Unsupported(format!(
-                "filter contains the unknown element \"{name}\""
-            )));
+            return Err(FilterError::Unsupported(format!("filter contains the unknown element \"{name}\"")));
         };
         if key.is_set(&filter) {
             return Err(FilterError::Invalid(format!("{key} occurs twice")));
@@ -324,20 +307,15 @@ fn scan_members(scanner: &mut Scanner<'_>, scratch: &mut String) -> Result<Filte
             Key::Kinds => {
                 filter.kinds = Some(scan_list(scanner, key, |scanner| {
                     let number = scanner.digits()?;
-                    Ok(number
-                        .and_then(|number| u16::try_from(number).ok())
-                        .map(Kind))
+                    Ok(number.and_then(|number| u16::try_from(number).ok()).map(Kind))
                 })?);
             }
             Key::Tag(name) if key.is_hex() => {
-                let values = scan_strings(scanner, scratch, key, |value| {
-                    decode_hex(value).map(TagValue::Hex)
-                })?;
+                let values = scan_strings(scanner, scratch, key, |value| decode_hex(value).map(TagValue::Hex))?;
                 filter.tags.push((name, values));
             }
             Key::Tag(name) => {
-                let values =
-                    scan_strings(scanner, scratch, key, |value| Some(TagValue::new(value)))?;
+                let values = scan_strings(scanner, scratch, key, |value| Some(TagValue::new(value)))?;
                 filter.tags.push((name, values));
             }
             Key::Since => filter.since = Some(scan_integer(scanner, key, true)?),
@@ -387,10 +365,7 @@ fn scan_strings<T>(
 fn scan_integer(scanner: &mut Scanner<'_>, key: Key, negative: bool) -> Result<u64, FilterError> {
     match scanner.integer()? {
         Some(Integer { negative: true, .. }) if negative => Ok(0),
-        Some(Integer {
-            negative: false,
-            magnitude,
-        }) => Ok(magnitude.min(MAX_INTEGER)),
+        Some(Integer { negative: false, magnitude }) => Ok(magnitude.min(MAX_INTEGER)),
         _ => Err(key.invalid()),
     }
 }

@@ -90,12 +90,7 @@ pub(crate) struct Scanner<'a> {
 
 impl<'a> Scanner<'a> {
     pub(crate) fn new(text: &'a str) -> Self {
-        Scanner {
-            text,
-            at: 0,
-            depth: 0,
-            lone_surrogates: false,
-        }
+        Scanner { text, at: 0, depth: 0, lone_surrogates: false }
     }
 
     fn error<T>(&self, what: &'static str) -> Result<T> {
@@ -197,11 +192,7 @@ impl<'a> Scanner<'a> {
     /// Moves to the next member of the object entered last and reads its name, unescaped; `None` when the
     /// object has ended. `first` is true before the first call.
     #[inline]
-    pub(crate) fn next_member<'s>(
-        &mut self,
-        first: &mut bool,
-        scratch: &'s mut String,
-    ) -> Result<Option<&'s str>>
+    pub(crate) fn next_member<'s>(&mut self, first: &mut bool, scratch: &'s mut String) -> Result<Option<&'s str>>
     where
         'a: 's,
     {
@@ -315,9 +306,7 @@ impl<'a> Scanner<'a> {
             && let Some(low @ 0xdc00..0xe000) = self.escaped_unit()
         {
             self.at += 6;
-            return Ok(char::from_u32(
-                0x10000 + ((unit - 0xd800) << 10) + (low - 0xdc00),
-            ));
+            return Ok(char::from_u32(0x10000 + ((unit - 0xd800) << 10) + (low - 0xdc00)));
         }
         // A surrogate is no char, so this is `None` for exactly the lone ones.
         Ok(char::from_u32(unit))
@@ -328,9 +317,7 @@ impl<'a> Scanner<'a> {
         let [b'\\', b'u', digits @ ..] = self.text.as_bytes().get(self.at..self.at + 6)? else {
             return None;
         };
-        digits.iter().try_fold(0, |unit, &digit| {
-            Some(unit << 4 | char::from(digit).to_digit(16)?)
-        })
+        digits.iter().try_fold(0, |unit, &digit| Some(unit << 4 | char::from(digit).to_digit(16)?))
     }
 
     /// Reads a number that is plain digits; saturates at `u64::MAX`. `None` when another JSON value starts
@@ -339,9 +326,7 @@ impl<'a> Scanner<'a> {
         let start = self.at;
         let mut value = 0u64;
         while let Some(digit @ b'0'..=b'9') = self.byte() {
-            value = value
-                .saturating_mul(10)
-                .saturating_add(u64::from(digit - b'0'));
+            value = value.saturating_mul(10).saturating_add(u64::from(digit - b'0'));
             self.at += 1;
         }
         match self.at - start {
@@ -363,10 +348,7 @@ impl<'a> Scanner<'a> {
     pub(crate) fn integer(&mut self) -> Result<Option<Integer>> {
         let negative = self.byte() == Some(b'-');
         self.at += usize::from(negative);
-        Ok(self.digits()?.map(|magnitude| Integer {
-            negative,
-            magnitude,
-        }))
+        Ok(self.digits()?.map(|magnitude| Integer { negative, magnitude }))
     }
 
     fn skip_number(&mut self) -> Result<()> {

@@ -140,8 +140,7 @@ impl ClientMessage {
     /// Malformed JSON is always answered by a NOTICE (N01-80); a well-formed message with an unusable
     /// event by OK (N01-79), one with an unusable filter or subscription id by CLOSED (N01-62, N01-73).
     pub fn parse(text: &[u8]) -> Result<ClientMessage, Rejected> {
-        let text =
-            json::utf8(text).map_err(|error| Rejected::Notice(format!("invalid: {error}")))?;
+        let text = json::utf8(text).map_err(|error| Rejected::Notice(format!("invalid: {error}")))?;
         json::with_scratch(|scratch| scan_message(&mut Scanner::new(text), scratch))
             .map_err(|refusal| reject(text, refusal))
     }
@@ -158,10 +157,8 @@ fn scan_message(scanner: &mut Scanner<'_>, scratch: &mut String) -> Result<Clien
     }
     match scanner.string(scratch)? {
         "EVENT" => scan_event(scanner, "EVENT").map(ClientMessage::Event),
-        "REQ" => scan_request(scanner, scratch, "REQ")
-            .map(|(id, filters)| ClientMessage::Req { id, filters }),
-        "COUNT" => scan_request(scanner, scratch, "COUNT")
-            .map(|(id, filters)| ClientMessage::Count { id, filters }),
+        "REQ" => scan_request(scanner, scratch, "REQ").map(|(id, filters)| ClientMessage::Req { id, filters }),
+        "COUNT" => scan_request(scanner, scratch, "COUNT").map(|(id, filters)| ClientMessage::Count { id, filters }),
         "CLOSE" => scan_close(scanner, scratch).map(ClientMessage::Close),
         "AUTH" => scan_event(scanner, "AUTH").map(ClientMessage::Auth),
         verb => {
@@ -191,17 +188,9 @@ fn scan_request(
     let id = scan_subscription_id(scanner, scratch, verb)?;
     let Some(id) = SubscriptionId::new(id) else {
         let id = id.to_owned();
-        return Err(Refusal::Rejected(Rejected::Closed {
-            id,
-            reason: BAD_SUBSCRIPTION_ID.into(),
-        }));
+        return Err(Refusal::Rejected(Rejected::Closed { id, reason: BAD_SUBSCRIPTION_ID.into() }));
     };
-    let refuse = |reason: String| {
-        Refusal::Rejected(Rejected::Closed {
-            id: id.to_string(),
-            reason,
-        })
-    };
+    let refuse = |reason: String| Refusal::Rejected(Rejected::Closed { id: id.to_string(), reason });
     let mut filters = Vec::new();
     let mut first = false;
     while scanner.next_element(&mut first)? {
@@ -237,9 +226,7 @@ fn scan_subscription_id<'s, 'a: 's>(
 ) -> Result<&'s str, Refusal> {
     let mut first = false;
     if !scanner.next_element(&mut first)? || scanner.peek() != Some(b'"') {
-        return Err(notice(&format!(
-            "invalid: {verb} needs a subscription id, which is a string"
-        )));
+        return Err(notice(&format!("invalid: {verb} needs a subscription id, which is a string")));
     }
     Ok(scanner.string(scratch)?)
 }
@@ -261,10 +248,9 @@ fn reject(text: &str, refusal: Refusal) -> Rejected {
     }
     match refusal {
         Refusal::Json(error) => Rejected::Notice(format!("invalid: {error}")),
-        Refusal::Event(error) => Rejected::Ok {
-            id: received_id(text).unwrap_or_default(),
-            reason: format!("invalid: {error}"),
-        },
+        Refusal::Event(error) => {
+            Rejected::Ok { id: received_id(text).unwrap_or_default(), reason: format!("invalid: {error}") }
+        }
         Refusal::Rejected(rejected) => rejected,
     }
 }
@@ -286,14 +272,7 @@ fn received_id(text: &str) -> Option<String> {
         if name != "id" {
             scanner.skip_value().ok()?;
         } else if scanner.peek() == Some(b'"') {
-            return Some(
-                scanner
-                    .string(&mut scratch)
-                    .ok()?
-                    .chars()
-                    .take(ECHOED_ID)
-                    .collect(),
-            );
+            return Some(scanner.string(&mut scratch).ok()?.chars().take(ECHOED_ID).collect());
         } else {
             return None;
         }

@@ -25,11 +25,7 @@ pub struct Tags {
 impl Tags {
     /// No tags.
     pub const fn new() -> Self {
-        Tags {
-            text: String::new(),
-            ends: Vec::new(),
-            len: 0,
-        }
+        Tags { text: String::new(), ends: Vec::new(), len: 0 }
     }
 
     /// The tags in order.
@@ -39,11 +35,7 @@ impl Tags {
         std::iter::from_fn(move || {
             let last = ends.iter().position(|end| end & LAST != 0)?;
             let (own, rest) = ends.split_at(last + 1);
-            let tag = Tag {
-                text: &self.text,
-                start,
-                ends: own,
-            };
+            let tag = Tag { text: &self.text, start, ends: own };
             ends = rest;
             start = own[last] & !LAST;
             Some(tag)
@@ -74,11 +66,7 @@ impl Tags {
     /// make all tags together longer than 2 GiB.
     pub fn push<S: AsRef<str>>(&mut self, values: impl IntoIterator<Item = S>) {
         let (text_len, ends_len) = (self.text.len(), self.ends.len());
-        let mut builder = TagsBuilder {
-            text: &mut self.text,
-            ends: &mut self.ends,
-            len: self.len,
-        };
+        let mut builder = TagsBuilder { text: &mut self.text, ends: &mut self.ends, len: self.len };
         for value in values {
             builder.text.push_str(value.as_ref());
             if !builder.end_element() {
@@ -94,11 +82,7 @@ impl Tags {
 
     /// Copies tags that a parser gathered in buffers of its own, with exact allocations.
     pub(crate) fn from_buffers(text: &str, ends: &[u32], len: u32) -> Self {
-        Tags {
-            text: text.to_owned(),
-            ends: ends.to_vec(),
-            len,
-        }
+        Tags { text: text.to_owned(), ends: ends.to_vec(), len }
     }
 }
 
@@ -301,11 +285,7 @@ impl TagName {
 
     /// `None` unless the byte is an ASCII letter.
     pub const fn from_byte(letter: u8) -> Option<Self> {
-        if letter.is_ascii_alphabetic() {
-            Some(TagName(letter))
-        } else {
-            None
-        }
+        if letter.is_ascii_alphabetic() { Some(TagName(letter)) } else { None }
     }
 
     /// The letter.
@@ -332,22 +312,14 @@ mod tests {
 
     #[test]
     fn tags_keep_their_shape() {
-        let shapes: &[&[&str]] = &[
-            &[""],
-            &["t"],
-            &["t", ""],
-            &["r", "wss://a", "read", "", "é"],
-        ];
+        let shapes: &[&[&str]] = &[&[""], &["t"], &["t", ""], &["r", "wss://a", "read", "", "é"]];
         let mut tags: Tags = shapes.iter().copied().collect();
         tags.push::<&str>([]);
         assert_eq!(tags.len(), 4);
         let back: Vec<Vec<&str>> = tags.iter().map(|tag| tag.iter().collect()).collect();
         assert_eq!(back, shapes);
         let last = tags.iter().last().unwrap();
-        assert_eq!(
-            (last.len(), last.name(), last.value()),
-            (5, "r", Some("wss://a"))
-        );
+        assert_eq!((last.len(), last.name(), last.value()), (5, "r", Some("wss://a")));
         assert_eq!((last.get(4), last.get(5)), (Some("é"), None));
         assert!(Tags::new().is_empty() && Tags::new().iter().next().is_none());
         assert_eq!(format!("{tags:?}"), format!("{shapes:?}"));
@@ -366,18 +338,9 @@ mod tests {
     fn n01_34_values_compare_by_code_point() {
         let hex = "ab".repeat(32);
         assert_eq!(TagValue::new(&hex), TagValue::Hex([0xab; 32]));
-        assert_eq!(
-            TagValue::new(&hex.to_uppercase()),
-            TagValue::Text(hex.to_uppercase().into())
-        );
-        assert_eq!(
-            TagRef::new("x").cmp_value(&TagValue::new("x")),
-            Ordering::Equal
-        );
+        assert_eq!(TagValue::new(&hex.to_uppercase()), TagValue::Text(hex.to_uppercase().into()));
+        assert_eq!(TagRef::new("x").cmp_value(&TagValue::new("x")), Ordering::Equal);
         assert_ne!(TagRef::new("é"), TagValue::new("e\u{301}"));
-        assert_ne!(
-            TagRef::new("wss://relay.test"),
-            TagValue::new("wss://relay.test/")
-        );
+        assert_ne!(TagRef::new("wss://relay.test"), TagValue::new("wss://relay.test/"));
     }
 }

@@ -150,7 +150,9 @@ impl<'s> Batch<'s> {
     fn put(&mut self, event: &Event, record: &[u8]) -> Result<Seq, StoreError> {
         let seq = self.next_seq;
         if seq >= SEQ_END {
-            return Err(StoreError::Damaged("all sequence numbers are used: export and import into a new database".into()));
+            return Err(StoreError::Damaged(
+                "all sequence numbers are used: export and import into a new database".into(),
+            ));
         }
         let tables = *self.store.tables();
         tables.events.put_with_flags(&mut self.txn, PutFlags::APPEND, &keys::seq_bytes(seq), record)?;
@@ -357,10 +359,8 @@ impl<'s> Batch<'s> {
     fn seqs_below(&self, index: Index, stem: &Short, until: u64) -> Result<Vec<Seq>, StoreError> {
         let until = keys::index_time(until);
         let end = stem.successor();
-        let range = (
-            Bound::Included(&stem[..]),
-            end.as_ref().map_or(Bound::Unbounded, |end| Bound::Excluded(&end[..])),
-        );
+        let range =
+            (Bound::Included(&stem[..]), end.as_ref().map_or(Bound::Unbounded, |end| Bound::Excluded(&end[..])));
         let mut seqs = Vec::new();
         for entry in self.store.tables().index(index).range(&self.txn, &range)? {
             let (key, value) = entry?;

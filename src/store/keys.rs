@@ -113,10 +113,6 @@ impl Index {
             Index::Authors | Index::Tags => 9,
         }
     }
-
-    pub const fn key_len(self) -> usize {
-        self.prefix_len() + self.time_bytes_in_key()
-    }
 }
 
 /// What one index entry says of an event. Ordered as indices are: by second, then by falling id, then by sequence number.

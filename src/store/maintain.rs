@@ -3,7 +3,7 @@
 use heed::RoTxn;
 
 use super::keys::{self, Index, Posting, Seq};
-use super::{Store, StoreError, as_record, freelist, find_id, get_record, next_seq, schema, tombstone};
+use super::{Store, StoreError, as_record, find_id, freelist, get_record, next_seq, schema, tombstone};
 use crate::nostr::{EventFields, Kind, KindClass};
 
 /// What is in the database, read from LMDB's own counters: no table is walked.
@@ -86,8 +86,7 @@ impl Store {
         }
         let file = self.env().try_clone_inner_file()?;
         let used_and_free = env.last_page_number as u64 + 1;
-        let (free, list) =
-            freelist::free_pages(&file, root.page_size as usize, txn.id() as u64).unwrap_or_default();
+        let (free, list) = freelist::free_pages(&file, root.page_size as usize, txn.id() as u64).unwrap_or_default();
         let counted = tables.iter().map(|t| t.bytes).sum::<u64>() / page + root.leaf_pages as u64 + 2 + list;
         share_out(&mut tables, used_and_free.saturating_sub(free + counted) * page);
         let time = |entry: Option<(&[u8], &[u8])>| {
@@ -135,8 +134,7 @@ impl Store {
                 None => report.fault(format!("event {seq} is missing in ids")),
             }
             keys::each_posting(self.hasher(), &record, seq, &mut |index, _, _| expected[index as usize] += 1);
-            addressed +=
-                u64::from(matches!(record.kind().class(), KindClass::Replaceable | KindClass::Addressable));
+            addressed += u64::from(matches!(record.kind().class(), KindClass::Replaceable | KindClass::Addressable));
             if let Some(at) = record.expiration() {
                 expiring += 1;
                 if tables.expirations.get(&txn, &keys::expiration_key(at, seq))?.is_none() {
@@ -145,7 +143,8 @@ impl Store {
             }
             self.verify_not_deleted(&txn, seq, &record, &mut report)?;
         }
-        if next_seq(tables, &txn)? < tables.events.last(&txn)?.and_then(|(k, _)| keys::read_seq(k)).map_or(0, |s| s + 1) {
+        if next_seq(tables, &txn)? < tables.events.last(&txn)?.and_then(|(k, _)| keys::read_seq(k)).map_or(0, |s| s + 1)
+        {
             report.fault("the next sequence number is in use".into());
         }
         // Every event's entries were counted above; every entry is looked at below. Equal numbers leave no room for a gap.

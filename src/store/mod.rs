@@ -42,7 +42,9 @@ pub enum StoreError {
     #[error("the database is full: free some disk space, or raise storage.map_size")]
     Full,
     /// There is no database where one was expected.
-    #[error("there is no database in {0}: start the relay or import something first, or name another folder with --data")]
+    #[error(
+        "there is no database in {0}: start the relay or import something first, or name another folder with --data"
+    )]
     Missing(PathBuf),
     /// The folder cannot be created or opened.
     #[error("the database in {path} cannot be opened: {source}")]
@@ -53,7 +55,9 @@ pub enum StoreError {
         source: io::Error,
     },
     /// The database was written by another version of ratite.
-    #[error("the database has schema version {found}, this program knows version {known}: use the program that wrote it, or export there and import here")]
+    #[error(
+        "the database has schema version {found}, this program knows version {known}: use the program that wrote it, or export there and import here"
+    )]
     Version {
         /// What the database says.
         found: u32,
@@ -119,7 +123,10 @@ impl Store {
     }
 
     fn with_tables(env: Env<WithoutTls>, tables: Tables, path: &Path) -> Result<Store, StoreError> {
-        let hasher = match read_meta::<Meta>(&tables, &env.read_txn()?, META)? {
+        let rtxn = env.read_txn()?;
+        let known = read_meta::<Meta>(&tables, &rtxn, META)?;
+        drop(rtxn);
+        let hasher = match known {
             Some(meta) => meta.check()?,
             None => {
                 // Another process may have been faster: look again under the write lock.
@@ -156,7 +163,8 @@ impl Store {
 
     /// The sequence number the next event will get: everything below it has been learned and committed.
     pub fn next_seq(&self) -> Result<Seq, StoreError> {
-        next_seq(self.tables(), &self.read()?)
+        let txn = self.read()?;
+        next_seq(self.tables(), &txn)
     }
 
     /// A number that changes with every commit, whichever process made it. Costs no transaction.

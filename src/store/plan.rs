@@ -99,14 +99,8 @@ pub fn plan(store: &Store, txn: &RoTxn<'_>, filter: &Filter, order: Order) -> Re
 /// Every index that has something to say about the filter; a walk through time always has.
 fn candidates(store: &Store, filter: &Filter) -> Vec<Candidate> {
     let conditions = usize::from(filter.authors.is_some()) + filter.tags.len();
-    let new = |index, stems, covers| Candidate {
-        index,
-        stems,
-        covers,
-        ranges: 1.0,
-        density: 0.0,
-        total: f64::INFINITY,
-    };
+    let new =
+        |index, stems, covers| Candidate { index, stems, covers, ranges: 1.0, density: 0.0, total: f64::INFINITY };
     let mut candidates = Vec::new();
     for (name, values) in &filter.tags {
         let stems = values.iter().map(|value| store.hasher().filter_stem(*name, value)).collect();
@@ -284,10 +278,8 @@ impl Cursor {
         let start = keys::time_key(self.index, &self.prefix, since);
         // Excluded, because heed loses duplicates when a reverse range includes its end.
         let end = keys::time_key(self.index, &self.prefix, until).successor();
-        let range = (
-            Bound::Included(&start[..]),
-            end.as_ref().map_or(Bound::Unbounded, |end| Bound::Excluded(&end[..])),
-        );
+        let range =
+            (Bound::Included(&start[..]), end.as_ref().map_or(Bound::Unbounded, |end| Bound::Excluded(&end[..])));
         let table = store.tables().index(self.index);
         match self.order {
             Order::NewestFirst => self.collect(table.rev_range(txn, &range)?, count, &mut found)?,

@@ -1,1 +1,159 @@
-//! The typed configuration: file, environment and flags, checked as a whole.
+//! The typed configuration: what every setting means, where its value comes from, and whether the whole makes sense.
+//!
+//! A setting is looked for in the command line's flags, then the environment (`RATITE_SECTION_SETTING`), then the file,
+//! then the defaults; the first one found counts. Nothing is required.
+//!
+//! | file | what |
+//! |---|---|
+//! | `settings` | the one list of all settings |
+//! | `rules` | what a setting may hold: numbers, sizes, addresses, keys |
+//! | `file` | settings from TOML |
+//! | `sources` | settings from everywhere, and the check of the whole |
+//! | `template` | the commented default file |
+//! | `problem` | what is wrong, where, and what to do about it |
+
+mod file;
+mod problem;
+mod rules;
+mod settings;
+mod sources;
+mod template;
+#[cfg(test)]
+mod tests;
+
+use std::ffi::OsString;
+use std::fs::File;
+use std::io::Read as _;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+
+pub use problem::{ConfigError, Place, Problem};
+pub use settings::{Config, Info, Limits, Listen, Storage};
+pub use template::template;
+
+use sources::Draft;
+
+/// The file that is read from the current folder when no other is named.
+pub const DEFAULT_FILE: &str = "ratite.toml";
+
+/// No configuration is this long; what is longer is some other file.
+const MAX_FILE_BYTES: u64 = 1 << 20;
+
+/// Where settings may come from, strongest first.
+#[derive(Clone, Debug, Default)]
+pub struct Sources {
+    /// Replaces `storage.path` (`--data`).
+    pub data: Option<PathBuf>,
+    /// Replaces `listen.addresses` when not empty (`--listen`).
+    pub listen: Vec<SocketAddr>,
+    /// The environment; variables that do not begin with `RATITE_` are ignored.
+    pub environment: Vec<(OsString, OsString)>,
+    /// The file to read (`--config`). Without it the variable `RATITE_CONFIG` names one, and without that
+    /// [`DEFAULT_FILE`] is read when it is there.
+    pub file: Option<PathBuf>,
+}
+
+/// A configuration that passed every check.
+#[derive(Clone, Debug)]
+pub struct Loaded {
+    /// The settings in force.
+    pub config: Config,
+    /// The file that was read, if any.
+    pub file: Option<PathBuf>,
+    /// What nobody can have meant, but does no harm.
+    pub warnings: Vec<Problem>,
+}
+
+/// Reads and checks every source. Reports everything that is wrong, not just the first.
+pub fn load(sources: Sources) -> Result<Loaded, ConfigError> {
+    let mut draft = Draft::default();
+    let file = choose_file(&sources);
+    if let Some(path) = &file {
+        match read_file(path) {
+            Ok(text) => file::read(path, &text, &mut draft),
+            Err(problem) => draft.problems.push(problem),
+        }
+    }
+    draft.read_environment(sources.environment);
+    if let Some(path) = sources.data {
+        draft.config.storage.path = path;
+        draft.set_by_flag("storage", "path", "--data");
+    }
+    if !sources.listen.is_empty() {
+        draft.config.listen.addresses = sources.listen;
+        draft.set_by_flag("listen", "addresses", "--listen");
+    }
+    draft.check_whole();
+    draft.problems.sort_by_key(Problem::line);
+    if draft.problems.is_empty() {
+        Ok(Loaded {
+            config: draft.config,
+            file,
+            warnings: draft.warnings,
+        })
+    } else {
+        draft.problems.extend(draft.warnings);
+        Err(ConfigError {
+            problems: draft.problems,
+        })
+    }
+}
+
+fn choose_file(sources: &Sources) -> Option<PathBuf> {
+    let named = sources
+        .environment
+        .iter()
+        .find(|(name, value)| name == sources::CONFIG_FILE_VARIABLE && !value.is_empty());
+    if let Some(path) = &sources.file {
+        return Some(path.clone());
+    }
+    if let Some((_, path)) = named {
+        return Some(PathBuf::from(path));
+    }
+    let default = Path::new(DEFAULT_FILE);
+    default.is_file().then(|| default.to_owned())
+}
+
+fn read_file(path: &Path) -> Result<String, Problem> {
+    let problem = |message: String| {
+        Problem::new(
+            Place::File {
+                path: path.to_owned(),
+                line: 0,
+            },
+            message,
+        )
+    };
+    let file = File::open(path).map_err(|error| match error.kind() {
+        std::io::ErrorKind::NotFound => problem("there is no such configuration file".to_owned())
+            .help(format!(
+                "`ratite config > {}` writes one with all defaults",
+                path.display()
+            )),
+        _ => problem(format!("the configuration file cannot be opened: {error}")),
+    })?;
+    let mut bytes = Vec::new();
+    file.take(MAX_FILE_BYTES + 1)
+        .read_to_end(&mut bytes)
+        .map_err(|error| problem(format!("the configuration file cannot be read: {error}")))?;
+    if bytes.len() as u64 > MAX_FILE_BYTES {
+        return Err(problem(
+            "this is too long for a configuration file".to_owned(),
+        ));
+    }
+    String::from_utf8(bytes).map_err(|error| {
+        let valid = error.utf8_error().valid_up_to();
+        let line = error.as_bytes()[..valid]
+            .iter()
+            .filter(|byte| **byte == b'\n')
+            .count()
+            + 1;
+        Problem::new(
+            Place::File {
+                path: path.to_owned(),
+                line,
+            },
+            "this is not UTF-8 text".to_owned(),
+        )
+    })
+}

@@ -1,0 +1,410 @@
+//! What a setting may hold: one rule per kind of value. A rule reads a value from the file or the environment,
+//! writes it back as TOML, and says in words what it expects, so that the documentation and the errors agree.
+
+use std::net::SocketAddr;
+use std::ops::RangeInclusive;
+use std::path::PathBuf;
+
+use toml::de::DeValue;
+
+use crate::nostr::PublicKey;
+
+pub(super) const KIB: u64 = 1 << 10;
+pub(super) const MIB: u64 = 1 << 20;
+pub(super) const GIB: u64 = 1 << 30;
+pub(super) const TIB: u64 = 1 << 40;
+
+const SIZES: [(&str, u64); 9] = [
+    ("TiB", TIB),
+    ("GiB", GIB),
+    ("MiB", MIB),
+    ("KiB", KIB),
+    ("TB", 1_000_000_000_000),
+    ("GB", 1_000_000_000),
+    ("MB", 1_000_000),
+    ("kB", 1_000),
+    ("B", 1),
+];
+
+const TIMES: [(&str, u64); 5] = [
+    ("w", 604_800),
+    ("d", 86_400),
+    ("h", 3_600),
+    ("m", 60),
+    ("s", 1),
+];
+
+/// A value as it was given, before its rule has looked at it.
+pub(super) enum Raw<'a> {
+    /// From the environment: everything is text there, and a list is separated by commas.
+    Word(&'a str),
+    /// From the file.
+    Toml(&'a DeValue<'a>),
+}
+
+impl Raw<'_> {
+    /// The text, when the value is text.
+    fn text(&self) -> Option<&str> {
+        match self {
+            Raw::Word(word) => Some(word),
+            Raw::Toml(value) => value.as_str(),
+        }
+    }
+
+    /// The elements of a list; a single text is a list of one.
+    fn list(&self) -> Option<Vec<&str>> {
+        match self {
+            Raw::Word(word) => Some(word.split(',').map(str::trim).collect()),
+            Raw::Toml(DeValue::String(text)) => Some(vec![text]),
+            Raw::Toml(DeValue::Array(values)) => values
+                .iter()
+                .map(|value| value.get_ref().as_str())
+                .collect(),
+            Raw::Toml(_) => None,
+        }
+    }
+
+    /// The value as it is shown in an error: short, and free of control characters.
+    pub(super) fn shown(&self) -> String {
+        match self {
+            Raw::Word(word) => quoted(word),
+            Raw::Toml(DeValue::String(text)) => quoted(text),
+            Raw::Toml(DeValue::Integer(number)) => number.to_string(),
+            Raw::Toml(DeValue::Float(number)) => number.to_string(),
+            Raw::Toml(DeValue::Boolean(value)) => value.to_string(),
+            Raw::Toml(DeValue::Datetime(_)) => "a date".to_owned(),
+            Raw::Toml(DeValue::Array(_)) => "a list".to_owned(),
+            Raw::Toml(DeValue::Table(_)) => "a table".to_owned(),
+        }
+    }
+}
+
+/// Text in quotes, cut to what fits a line.
+pub(super) fn quoted(text: &str) -> String {
+    const SHOWN: usize = 60;
+    let cut: String = text.chars().take(SHOWN).collect();
+    let dots = if cut.len() < text.len() { "…" } else { "" };
+    format!("\"{}{dots}\"", cut.escape_debug())
+}
+
+/// Why a rule did not take a value.
+pub(super) enum Fault {
+    /// It is not what [`Rule::expects`] says.
+    Unexpected,
+    /// Something more exact, as the end of a sentence that began with the name of the setting.
+    Because(String),
+}
+
+/// What one setting may hold.
+pub(super) trait Rule<T> {
+    /// Reads the value.
+    fn read(&self, raw: &Raw<'_>) -> Result<T, Fault>;
+    /// The value as TOML.
+    fn show(&self, value: &T) -> String;
+    /// What may stand here, to follow "must be".
+    fn expects(&self) -> String;
+}
+
+/// The unit of a [`Number`].
+enum Unit {
+    Count,
+    Bytes,
+    Seconds,
+}
+
+/// A whole number with its unit and range.
+pub(super) struct Number {
+    unit: Unit,
+    range: RangeInclusive<u64>,
+    /// Whether 0 is allowed as well, and switches the limit off.
+    off: bool,
+}
+
+/// So many of something.
+pub(super) fn count(range: RangeInclusive<u64>) -> Number {
+    Number {
+        unit: Unit::Count,
+        range,
+        off: false,
+    }
+}
+
+/// A size: bytes as a number, or text with a unit.
+pub(super) fn bytes(range: RangeInclusive<u64>) -> Number {
+    Number {
+        unit: Unit::Bytes,
+        range,
+        off: false,
+    }
+}
+
+/// A time span: seconds as a number, or text with a unit.
+pub(super) fn seconds(range: RangeInclusive<u64>) -> Number {
+    Number {
+        unit: Unit::Seconds,
+        range,
+        off: false,
+    }
+}
+
+impl Number {
+    /// Lets 0 stand for "no limit".
+    pub(super) fn or_off(mut self) -> Number {
+        self.off = true;
+        self
+    }
+
+    fn units(&self) -> &'static [(&'static str, u64)] {
+        match self.unit {
+            Unit::Count => &[],
+            Unit::Bytes => &SIZES,
+            Unit::Seconds => &TIMES,
+        }
+    }
+
+    fn parse(&self, raw: &Raw<'_>) -> Option<u64> {
+        if let Raw::Toml(DeValue::Integer(number)) = raw {
+            return u64::from_str_radix(number.as_str(), number.radix()).ok();
+        }
+        let text = raw.text()?.trim();
+        // In the file a plain count is a TOML number; only the environment has to write it as text.
+        if matches!((raw, &self.unit), (Raw::Toml(_), Unit::Count)) {
+            return None;
+        }
+        let digits = text
+            .find(|c: char| !c.is_ascii_digit() && c != '_')
+            .unwrap_or(text.len());
+        let number: u64 = text[..digits].replace('_', "").parse().ok()?;
+        let unit = text[digits..].trim();
+        if unit.is_empty() {
+            return Some(number);
+        }
+        let (_, factor) = self
+            .units()
+            .iter()
+            .find(|(name, _)| name.eq_ignore_ascii_case(unit))?;
+        number.checked_mul(*factor)
+    }
+
+    fn render(&self, number: u64) -> String {
+        match self.unit {
+            Unit::Count => number.to_string(),
+            Unit::Bytes => {
+                let (name, size) = SIZES[..4]
+                    .iter()
+                    .find(|(_, size)| number >= *size && number.is_multiple_of(*size))
+                    .unwrap_or(&("", 1));
+                if *size == 1 {
+                    number.to_string()
+                } else {
+                    format!("{} {name}", number / size)
+                }
+            }
+            Unit::Seconds => {
+                let (name, span) = TIMES
+                    .iter()
+                    .find(|(_, span)| number >= *span && number.is_multiple_of(*span))
+                    .unwrap_or(&("s", 1));
+                format!("{}{name}", number / span)
+            }
+        }
+    }
+}
+
+impl<T: Copy + TryFrom<u64> + TryInto<u64>> Rule<T> for Number {
+    fn read(&self, raw: &Raw<'_>) -> Result<T, Fault> {
+        let number = self.parse(raw).ok_or(Fault::Unexpected)?;
+        let allowed = self.range.contains(&number) || (self.off && number == 0);
+        if !allowed {
+            return Err(Fault::Unexpected);
+        }
+        T::try_from(number)
+            .map_err(|_| Fault::Because("is more than this machine can address".to_owned()))
+    }
+
+    fn show(&self, value: &T) -> String {
+        let number: u64 = (*value).try_into().unwrap_or(u64::MAX);
+        let text = self.render(number);
+        // Seconds are shown as the plain number: "15m" would make people wonder about months.
+        match self.unit {
+            Unit::Count | Unit::Seconds => number.to_string(),
+            Unit::Bytes if text.contains(' ') => format!("\"{text}\""),
+            Unit::Bytes => text,
+        }
+    }
+
+    fn expects(&self) -> String {
+        let (low, high) = (
+            self.render(*self.range.start()),
+            self.render(*self.range.end()),
+        );
+        let range = if low == high {
+            low.clone()
+        } else {
+            format!("from {low} to {high}")
+        };
+        let off = if self.off { ", or 0 for no limit" } else { "" };
+        match self.unit {
+            Unit::Count if low == high => format!("the number {range}{off}"),
+            Unit::Count => format!("a whole number {range}{off}"),
+            Unit::Bytes => {
+                format!("a size {range}, in bytes or with a unit such as \"32 MiB\"{off}")
+            }
+            Unit::Seconds => {
+                format!("a time {range}, in seconds or with a unit such as \"90s\" or \"10m\"{off}")
+            }
+        }
+    }
+}
+
+/// Text of at most so many characters, without control characters other than line ends.
+pub(super) struct Text(pub(super) usize);
+
+impl Rule<String> for Text {
+    fn read(&self, raw: &Raw<'_>) -> Result<String, Fault> {
+        let text = raw.text().ok_or(Fault::Unexpected)?;
+        if text.chars().count() > self.0 {
+            return Err(Fault::Because(format!(
+                "has {} characters but must be text of at most {}",
+                text.chars().count(),
+                self.0
+            )));
+        }
+        if text.chars().any(|c| c.is_control() && c != '\n') {
+            return Err(Fault::Because(
+                "contains a control character, which no client could show".to_owned(),
+            ));
+        }
+        Ok(text.to_owned())
+    }
+
+    fn show(&self, value: &String) -> String {
+        toml_text(value)
+    }
+
+    fn expects(&self) -> String {
+        format!("text of at most {} characters", self.0)
+    }
+}
+
+/// An address that begins with one of these schemes, or nothing.
+pub(super) struct Url(pub(super) &'static [&'static str]);
+
+impl Rule<String> for Url {
+    fn read(&self, raw: &Raw<'_>) -> Result<String, Fault> {
+        let text = raw.text().ok_or(Fault::Unexpected)?.trim();
+        if text.is_empty() {
+            return Ok(String::new());
+        }
+        let rest = self
+            .0
+            .iter()
+            .find_map(|scheme| text.strip_prefix(scheme))
+            .ok_or(Fault::Unexpected)?;
+        let host = rest.split(['/', '?', '#']).next().unwrap_or("");
+        if host.is_empty()
+            || text.len() > 2048
+            || text.chars().any(|c| c.is_whitespace() || c.is_control())
+        {
+            return Err(Fault::Unexpected);
+        }
+        Ok(text.to_owned())
+    }
+
+    fn show(&self, value: &String) -> String {
+        toml_text(value)
+    }
+
+    fn expects(&self) -> String {
+        format!(
+            "an address that begins with {}, or empty",
+            self.0.join(" or ")
+        )
+    }
+}
+
+/// A public key as npub or hexadecimal, or nothing.
+pub(super) struct Key;
+
+impl Rule<Option<PublicKey>> for Key {
+    fn read(&self, raw: &Raw<'_>) -> Result<Option<PublicKey>, Fault> {
+        let text = raw.text().ok_or(Fault::Unexpected)?.trim();
+        if text.is_empty() {
+            return Ok(None);
+        }
+        PublicKey::from_hex(text).map(Some).ok_or(Fault::Unexpected)
+    }
+
+    fn show(&self, value: &Option<PublicKey>) -> String {
+        toml_text(&value.map(|key| key.to_string()).unwrap_or_default())
+    }
+
+    fn expects(&self) -> String {
+        "a public key, as npub1… or 64 hexadecimal digits, or empty".to_owned()
+    }
+}
+
+/// Addresses to listen on: at least one.
+pub(super) struct Addresses;
+
+impl Rule<Vec<SocketAddr>> for Addresses {
+    fn read(&self, raw: &Raw<'_>) -> Result<Vec<SocketAddr>, Fault> {
+        let list = raw.list().ok_or(Fault::Unexpected)?;
+        let mut addresses = Vec::new();
+        for text in &list {
+            let address = text.parse().map_err(|_| {
+                Fault::Because(format!(
+                    "contains {}, which is not an IP address with a port such as 127.0.0.1:7777, 0.0.0.0:7777 or [::]:7777",
+                    quoted(text)
+                ))
+            })?;
+            if addresses.contains(&address) {
+                return Err(Fault::Because(format!("names {address} twice")));
+            }
+            addresses.push(address);
+        }
+        if addresses.is_empty() {
+            return Err(Fault::Unexpected);
+        }
+        Ok(addresses)
+    }
+
+    fn show(&self, value: &Vec<SocketAddr>) -> String {
+        let list: Vec<String> = value
+            .iter()
+            .map(|address| format!("\"{address}\""))
+            .collect();
+        format!("[{}]", list.join(", "))
+    }
+
+    fn expects(&self) -> String {
+        "a list of one or more IP addresses with ports, such as [\"127.0.0.1:7777\"]".to_owned()
+    }
+}
+
+/// A folder; it need not exist yet.
+pub(super) struct Folder;
+
+impl Rule<PathBuf> for Folder {
+    fn read(&self, raw: &Raw<'_>) -> Result<PathBuf, Fault> {
+        match raw.text() {
+            Some(text) if !text.trim().is_empty() && !text.contains('\0') => {
+                Ok(PathBuf::from(text))
+            }
+            _ => Err(Fault::Unexpected),
+        }
+    }
+
+    fn show(&self, value: &PathBuf) -> String {
+        toml_text(&value.display().to_string())
+    }
+
+    fn expects(&self) -> String {
+        "the path of a folder".to_owned()
+    }
+}
+
+/// Text as a TOML string.
+fn toml_text(text: &str) -> String {
+    toml::Value::String(text.to_owned()).to_string()
+}

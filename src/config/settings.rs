@@ -1,0 +1,163 @@
+//! Every setting, defined once: name, type, default, meaning and range. The structs, the commented default file, the
+//! names of the environment variables and the errors all come from the list in this file.
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
+
+use super::rules::{
+    Addresses, Fault, Folder, GIB, KIB, Key, MIB, Raw, Rule, TIB, Text, Url, bytes, count, seconds,
+};
+use crate::nostr::PublicKey;
+
+/// One section of the file: `[limits]`.
+pub(super) struct Section {
+    pub(super) name: &'static str,
+    pub(super) doc: &'static [&'static str],
+    pub(super) settings: &'static [Setting],
+}
+
+/// One setting of a section.
+pub(super) struct Setting {
+    pub(super) name: &'static str,
+    pub(super) doc: &'static [&'static str],
+    /// What it may hold, to follow "must be".
+    pub(super) expects: fn() -> String,
+    /// The value that a configuration holds, as TOML.
+    pub(super) show: fn(&Config) -> String,
+    /// Reads a value into a configuration.
+    pub(super) read: fn(&Raw<'_>, &mut Config) -> Result<(), Fault>,
+}
+
+/// The name of the environment variable for a setting: `RATITE_LIMITS_MAX_LIMIT`.
+pub(super) fn variable(section: &str, setting: &str) -> String {
+    format!("RATITE_{section}_{setting}").to_uppercase()
+}
+
+macro_rules! settings {
+    ($(
+        $(#[doc = $section_doc:literal])+
+        $section:ident: $Section:ident {
+            $( $(#[doc = $doc:literal])+ $name:ident: $type:ty = $default:expr, $rule:expr; )+
+        }
+    )+) => {
+        /// The whole configuration. [`Config::default`] is what a relay runs with when nothing is configured.
+        #[derive(Clone, Debug, Default, PartialEq, Eq)]
+        pub struct Config {
+            $( $(#[doc = $section_doc])+ pub $section: $Section, )+
+        }
+
+        $(
+            $(#[doc = $section_doc])+
+            #[derive(Clone, Debug, PartialEq, Eq)]
+            pub struct $Section {
+                $( $(#[doc = $doc])+ pub $name: $type, )+
+            }
+
+            impl Default for $Section {
+                fn default() -> Self {
+                    $Section { $( $name: $default, )+ }
+                }
+            }
+        )+
+
+        /// Every section with its settings, in the order of the file.
+        pub(super) const SECTIONS: &[Section] = &[$(
+            Section {
+                name: stringify!($section),
+                doc: &[$($section_doc),+],
+                settings: &[$(
+                    Setting {
+                        name: stringify!($name),
+                        doc: &[$($doc),+],
+                        expects: || Rule::<$type>::expects(&$rule),
+                        show: |config| Rule::<$type>::show(&$rule, &config.$section.$name),
+                        read: |raw, config| {
+                            config.$section.$name = Rule::<$type>::read(&$rule, raw)?;
+                            Ok(())
+                        },
+                    },
+                )+],
+            },
+        )+];
+    };
+}
+
+settings! {
+    /// What the relay says about itself: to clients (NIP-11) and on its page in a browser.
+    info: Info {
+        /// The name of the relay. Clients have room for about 30 characters.
+        name: String = "ratite relay".to_owned(), Text(100);
+        /// What the relay is for, in plain text. Two line ends begin a new paragraph.
+        description: String = String::new(), Text(5_000);
+        /// The address under which clients reach the relay, such as "wss://relay.example.org". Needed when they come
+        /// through a proxy or under a name of your own.
+        url: String = String::new(), Url(&["wss://", "ws://"]);
+        /// The public key of the administrator.
+        pubkey: Option<PublicKey> = None, Key;
+        /// How to reach the administrator: "mailto:you@example.org" or an https address.
+        contact: String = String::new(), Text(500);
+        /// Address of a square picture.
+        icon: String = String::new(), Url(&["https://", "http://"]);
+        /// Address of a wide picture.
+        banner: String = String::new(), Url(&["https://", "http://"]);
+        /// Address of the terms of service.
+        terms_of_service: String = String::new(), Url(&["https://", "http://"]);
+    }
+
+    /// Where the relay listens and how it treats connections. Memory is about max_connections × what a connection
+    /// needs, at worst outbox_bytes for each peer that reads too slowly.
+    listen: Listen {
+        /// The addresses to listen on. 127.0.0.1 is reachable from this machine only; 0.0.0.0 and [::] from everywhere.
+        addresses: Vec<SocketAddr> = vec![SocketAddr::from((Ipv4Addr::LOCALHOST, 7777))], Addresses;
+        /// How many connections may be open at once; further ones are turned away.
+        max_connections: usize = 10_000, count(1..=1_000_000);
+        /// How long a peer may take to send its HTTP request.
+        header_timeout: u64 = 10, seconds(1..=300);
+        /// How often an open connection is sent a ping. Many proxies close connections that are silent for a minute.
+        ping_interval: u64 = 50, seconds(5..=3_600);
+        /// A connection that leaves a ping unanswered for this long is closed.
+        ping_timeout: u64 = 25, seconds(1..=3_600);
+        /// How much may wait to be sent to one connection; a peer that lets more pile up is disconnected. At least twice
+        /// limits.max_message_length.
+        outbox_bytes: usize = 2 * 1024 * 1024, bytes(64 * KIB..=GIB);
+    }
+
+    /// Where events are kept.
+    storage: Storage {
+        /// The folder that holds the database; created when missing. A relative path begins where the relay is started.
+        path: PathBuf = PathBuf::from("./ratite-data"), Folder;
+        /// The most that the database may ever take. This reserves addresses, not disk or memory; only small or
+        /// restricted machines need less.
+        map_size: u64 = TIB, bytes(16 * MIB..=64 * TIB);
+        /// How much may wait for its signature check and for the disk before publishers have to wait. At least twice
+        /// limits.max_message_length.
+        queue_bytes: usize = 32 * 1024 * 1024, bytes(MIB..=16 * GIB);
+    }
+
+    /// What clients may ask for and send. The relay tells clients these limits (NIP-11).
+    limits: Limits {
+        /// The longest message a client may send, in bytes.
+        max_message_length: usize = 131_072, bytes(4 * KIB..=64 * MIB);
+        /// How many subscriptions one connection may hold open.
+        max_subscriptions: usize = 100, count(1..=100_000);
+        /// How many filters one subscription may have.
+        max_filters: usize = 20, count(1..=10_000);
+        /// The most stored events that one filter returns, whatever limit it asks for.
+        max_limit: u64 = 5_000, count(1..=1_000_000);
+        /// How many stored events a filter returns that asks for no limit. When this is not set and max_limit is
+        /// smaller, max_limit counts.
+        default_limit: u64 = 500, count(1..=1_000_000);
+        /// The longest subscription id, in characters. NIP-01 promises clients 64 and allows no more.
+        max_subid_length: usize = 64, count(64..=64);
+        /// The most tags an event may have.
+        max_event_tags: usize = 5_000, count(1..=100_000);
+        /// The longest content of an event, in characters.
+        max_content_length: usize = 65_536, count(1..=67_108_864);
+        /// How old an event may be when it is published.
+        created_at_lower_limit: u64 = 0, seconds(1..=3_155_760_000).or_off();
+        /// How far in the future an event may be dated when it is published.
+        created_at_upper_limit: u64 = 900, seconds(1..=3_155_760_000).or_off();
+        /// How many index entries one question may make the relay look at before it is refused as too expensive.
+        max_scan_keys: u64 = 10_000_000, count(1_000..=1_000_000_000_000);
+    }
+}

@@ -1,1 +1,365 @@
 //! The core, with no socket in it: publish, query, count, subscribe.
+//!
+//! [`Relay`] is the heart. Sockets, the command line and tests all come through the same doors, so the whole protocol can be
+//! tested without a socket. Its threads, and the bounded ways between them:
+//!
+//! ```text
+//! publish ─ admission (bytes) ─▶ verify ──▶ writer ──▶ live ──▶ sinks of subscribers
+//!                                 (rayon)     │ one transaction for all that queued, fsync, replies
+//! subscribe, count ─▶ readers (one turn for each client, short slices) ──▶ the client's sink
+//! housekeeping: expiry, other processes' commits, stale reader slots
+//! ```
+
+mod client;
+mod limits;
+mod live;
+mod outcome;
+mod reader;
+mod verify;
+mod writer;
+
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed};
+use std::sync::{Arc, Mutex};
+use std::thread::JoinHandle;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use crossbeam_channel::{Receiver, Sender};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+pub use client::{Client, Sink};
+pub use outcome::Outcome;
+
+use outcome::Reply;
+
+use crate::config::{Config, Limits};
+use crate::nostr::{Event, EventFields, EventId, Filter};
+use crate::store::{Budget, Order, Progress, Scan, Store, StoreError};
+
+/// What can go wrong when the core starts or works for an operator.
+#[derive(Debug, thiserror::Error)]
+pub enum RelayError {
+    /// The database.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The system gives no thread.
+    #[error("a thread cannot be started: {0}")]
+    Thread(std::io::Error),
+    /// The relay is shutting down.
+    #[error("the relay is shutting down")]
+    Closed,
+}
+
+/// What the core must know; taken from the configuration.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// Limits on events and questions.
+    pub limits: Limits,
+    /// The relay's own address (`wss://…`), `""` when it is not known. Requests to vanish name it (NIP-62).
+    pub url: String,
+    /// Bytes of events that may wait for verification and commit.
+    pub queue_bytes: usize,
+    /// Where the time comes from.
+    pub clock: Clock,
+}
+
+impl Settings {
+    /// The settings that a configuration asks for, with the system's clock.
+    pub fn from_config(config: &Config) -> Settings {
+        Settings {
+            limits: config.limits.clone(),
+            url: config.info.url.clone(),
+            queue_bytes: config.storage.queue_bytes,
+            clock: Clock::system(),
+        }
+    }
+}
+
+/// Where the time comes from: the system, or a test.
+#[derive(Clone, Debug)]
+pub struct Clock(Option<Arc<AtomicU64>>);
+
+impl Clock {
+    /// The system's clock.
+    pub fn system() -> Clock {
+        Clock(None)
+    }
+
+    /// A clock that stands still until it is [`Clock::set`].
+    pub fn fixed(now: u64) -> Clock {
+        Clock(Some(Arc::new(AtomicU64::new(now))))
+    }
+
+    /// Unix seconds.
+    pub fn now(&self) -> u64 {
+        match &self.0 {
+            Some(time) => time.load(Relaxed),
+            None => SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs()),
+        }
+    }
+
+    /// Moves a fixed clock; the system's is left alone.
+    pub fn set(&self, now: u64) {
+        if let Some(time) = &self.0 {
+            time.store(now, Relaxed);
+        }
+    }
+}
+
+/// Room in the ingest queue, held until the event's outcome is known.
+#[derive(Debug, Default)]
+pub struct Admission {
+    _permit: Option<OwnedSemaphorePermit>,
+}
+
+/// Figures of the running core.
+#[derive(Clone, Debug, Default, serde::Serialize)]
+pub struct Stats {
+    /// Clients connected to the core.
+    pub clients: usize,
+    /// Subscriptions open.
+    pub subscriptions: usize,
+    /// Bytes of events waiting for verification or commit.
+    pub queued_bytes: usize,
+    /// The last write failed because the disk or the map is full.
+    pub disk_full: bool,
+}
+
+/// The relay. Clones share it.
+#[derive(Clone)]
+pub struct Relay {
+    core: Arc<Core>,
+}
+
+/// What all threads of the core share.
+struct Core {
+    store: Store,
+    settings: Settings,
+    live: live::Live,
+    room: Arc<Semaphore>,
+    room_total: usize,
+    verify: Sender<verify::Message>,
+    writer: Sender<writer::Message>,
+    readers: Sender<reader::Message>,
+    stop_housekeeping: Sender<()>,
+    closed: AtomicBool,
+    disk_full: AtomicBool,
+    clients: AtomicUsize,
+    threads: Mutex<Vec<JoinHandle<()>>>,
+}
+
+impl Relay {
+    /// Starts the core's threads over an open database.
+    pub fn start(store: Store, settings: Settings) -> Result<Relay, RelayError> {
+        let (verify_tx, verify_rx) = crossbeam_channel::unbounded();
+        let (writer_tx, writer_rx) = crossbeam_channel::unbounded();
+        let (live_tx, live_rx) = crossbeam_channel::unbounded();
+        let (reader_tx, reader_rx) = crossbeam_channel::unbounded();
+        let (stop_tx, stop_rx) = crossbeam_channel::bounded(1);
+        let room_total = settings.queue_bytes.clamp(1 << 16, u32::MAX as usize);
+        let core = Arc::new(Core {
+            live: live::Live::new(store.next_seq()?, live_tx),
+            store,
+            room: Arc::new(Semaphore::new(room_total)),
+            room_total,
+            verify: verify_tx,
+            writer: writer_tx,
+            readers: reader_tx,
+            stop_housekeeping: stop_tx,
+            closed: AtomicBool::new(false),
+            disk_full: AtomicBool::new(false),
+            clients: AtomicUsize::new(0),
+            threads: Mutex::new(Vec::new()),
+            settings,
+        });
+        let relay = Relay { core };
+        relay.spawn("verify", |core| verify::run(core, verify_rx))?;
+        relay.spawn("writer", |core| writer::run(core, writer_rx))?;
+        relay.spawn("live", |core| live::run(core, live_rx))?;
+        for i in 0..reader_threads() {
+            let queue = reader_rx.clone();
+            relay.spawn(&format!("reader-{i}"), |core| reader::run(core, queue))?;
+        }
+        relay.spawn("housekeeping", |core| housekeeping(core, stop_rx))?;
+        Ok(relay)
+    }
+
+    fn spawn(&self, name: &str, work: impl FnOnce(&Arc<Core>) + Send + 'static) -> Result<(), RelayError> {
+        let core = self.core.clone();
+        let thread = std::thread::Builder::new().name(name.to_owned()).spawn(move || {
+            let name = std::thread::current().name().unwrap_or_default().to_owned();
+            // A relay without one of its threads would take events and never answer. Better to end and be started again.
+            if std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| work(&core))).is_err() {
+                tracing::error!(
+                    thread = name,
+                    "a thread of the core failed; this is a fault in ratite, please report it"
+                );
+                std::process::abort();
+            }
+        });
+        lock(&self.core.threads).push(thread.map_err(RelayError::Thread)?);
+        Ok(())
+    }
+
+    /// The database.
+    pub fn store(&self) -> &Store {
+        &self.core.store
+    }
+
+    /// The settings in force.
+    pub fn settings(&self) -> &Settings {
+        &self.core.settings
+    }
+
+    /// Waits for room for `bytes` of event in the ingest queue. This is where a flood of events meets its bound: the caller
+    /// stops reading its socket meanwhile.
+    pub async fn admit(&self, bytes: usize) -> Admission {
+        let bytes = bytes.clamp(1, self.core.room_total) as u32;
+        let permit = self.core.room.clone().acquire_many_owned(bytes).await;
+        Admission { _permit: permit.ok() }
+    }
+
+    /// Publishes an event. Limits, the id and the shape are checked here and now; then it is queued, verified, stored and
+    /// delivered. `reply` is called exactly once: after the commit, or when the event is refused. Nothing of this depends on the
+    /// caller's staying.
+    pub fn publish(&self, event: Event, admission: Admission, reply: impl FnOnce(Outcome) + Send + 'static) {
+        let reply = Reply::new(reply);
+        let settings = &self.core.settings;
+        let checked = limits::check_event(&event, settings)
+            .and_then(|()| event.check_id().map_err(|error| format!("invalid: {error}")));
+        if let Err(reason) = checked {
+            return reply.send(Outcome::Refused(reason));
+        }
+        if self.core.closed.load(Relaxed) {
+            return reply.send(Outcome::closing());
+        }
+        // A failed send drops the reply, and a dropped reply answers that the relay is shutting down.
+        let _ = self.core.verify.send(verify::Message::Event(Box::new(verify::Job { event, admission, reply })));
+    }
+
+    /// The bulk door: verifies on all cores on the calling thread (unless the source is `trusted`), then hands the events to the
+    /// writer as one batch. The receiver yields one outcome for each event, in order, after the commit. Limits that
+    /// protect the relay from strangers do not apply: the operator's own dumps come in whole.
+    pub fn ingest(&self, events: Vec<Event>, trusted: bool) -> Receiver<Vec<Outcome>> {
+        let (tx, rx) = crossbeam_channel::bounded(1);
+        let batch = verify::prepare_batch(&self.core, events, trusted);
+        let _ = self.core.writer.send(writer::Message::Batch { batch, done: tx });
+        rx
+    }
+
+    /// Removes everything that matches, for the operator: in small transactions between which publishers get their turn.
+    /// `progress` gets the number removed so far. Removed events may be published again; authors' deletions are remembered, these are not.
+    pub fn remove(&self, filters: Vec<Filter>, progress: &mut dyn FnMut(u64)) -> Result<u64, RelayError> {
+        const CHUNK: usize = 500;
+        let mut scan = Scan::new(filters, Order::NewestFirst);
+        let mut removed = 0;
+        loop {
+            let mut ids: Vec<EventId> = Vec::new();
+            let state = scan.run(&self.core.store, self.core.settings.clock.now(), Budget::COMMAND, &mut |record| {
+                ids.push(record.id());
+                if ids.len() < CHUNK { std::ops::ControlFlow::Continue(()) } else { std::ops::ControlFlow::Break(()) }
+            })?;
+            if !ids.is_empty() {
+                let (tx, rx) = crossbeam_channel::bounded(1);
+                let _ = self.core.writer.send(writer::Message::Remove { ids, done: tx });
+                removed += rx.recv().map_err(|_| RelayError::Closed)??;
+                progress(removed);
+            }
+            if state == Progress::Done {
+                return Ok(removed);
+            }
+        }
+    }
+
+    /// Counts the stored events that match any of the filters, each once; `limit` is ignored (N45-04). Blocks.
+    pub fn count(&self, filters: Vec<Filter>) -> Result<u64, RelayError> {
+        let mut scan = Scan::new(limits::without_limit(filters), Order::NewestFirst);
+        let mut count = 0;
+        loop {
+            let now = self.core.settings.clock.now();
+            let state = scan.run(&self.core.store, now, Budget::COMMAND, &mut |_| {
+                count += 1;
+                std::ops::ControlFlow::Continue(())
+            })?;
+            if state == Progress::Done {
+                return Ok(count);
+            }
+        }
+    }
+
+    /// Connects a peer, whose answers go into `sink`.
+    pub fn connect(&self, sink: Arc<dyn Sink>) -> Client {
+        Client::new(self.core.clone(), sink)
+    }
+
+    /// Figures of this moment.
+    pub fn stats(&self) -> Stats {
+        let core = &self.core;
+        Stats {
+            clients: core.clients.load(Relaxed),
+            subscriptions: core.live.subscriptions(),
+            queued_bytes: core.room_total.saturating_sub(core.room.available_permits()),
+            disk_full: core.disk_full.load(Relaxed),
+        }
+    }
+
+    /// Ends the core: refuses new events, verifies and commits what was accepted, calls every reply, joins the threads. Blocks; calling it
+    /// again does nothing.
+    pub fn shutdown(&self) {
+        if self.core.closed.swap(true, Relaxed) {
+            return;
+        }
+        let _ = self.core.stop_housekeeping.try_send(());
+        for _ in 0..reader_threads() {
+            let _ = self.core.readers.send(reader::Message::Stop);
+        }
+        // Each thread passes the word on when it has done all that came before it: verify, then writer, then live.
+        let _ = self.core.verify.send(verify::Message::Stop);
+        let threads = std::mem::take(&mut *lock(&self.core.threads));
+        for thread in threads {
+            let _ = thread.join();
+        }
+    }
+}
+
+/// Threads that run scans: one for each core, and two at least, so that a long question on one core leaves room for short ones.
+fn reader_threads() -> usize {
+    std::thread::available_parallelism().map_or(2, |n| n.get().max(2))
+}
+
+/// A lock whose holder panicked is as good as any other: every critical section here leaves its data whole.
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+}
+
+/// Looks around ten times a second: other processes' commits are to be delivered soon, expired events to be removed
+/// soon, readers of dead processes now and then.
+fn housekeeping(core: &Arc<Core>, stop: Receiver<()>) {
+    const LOOK: Duration = Duration::from_millis(100);
+    let mut seen = core.store.last_commit();
+    let mut swept_at = 0;
+    for tick in 0u64.. {
+        match stop.recv_timeout(LOOK) {
+            Err(crossbeam_channel::RecvTimeoutError::Timeout) => {}
+            _ => return,
+        }
+        let commit = core.store.last_commit();
+        if commit != seen {
+            seen = commit;
+            core.live.look();
+        }
+        let now = core.settings.clock.now();
+        if now != swept_at {
+            swept_at = now;
+            match core.store.has_expired(now) {
+                Ok(true) => drop(core.writer.send(writer::Message::Sweep)),
+                Ok(false) => {}
+                Err(error) => tracing::warn!("looking for expired events failed: {error}"),
+            }
+        }
+        if tick % 600 == 599
+            && let Err(error) = core.store.clear_stale_readers()
+        {
+            tracing::warn!("clearing stale readers failed: {error}");
+        }
+    }
+}

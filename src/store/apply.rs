@@ -8,6 +8,7 @@
 //! Postings are collected and written sorted, table by table: neighbours share pages, which halves the work. Everything the
 //! rules look up (ids, addresses, tombstones, records) is written at once.
 
+use std::collections::HashSet;
 use std::ops::{Bound, ControlFlow};
 
 use heed::{PutFlags, RwTxn};
@@ -46,16 +47,26 @@ enum Change {
 pub struct Batch<'s> {
     store: &'s Store,
     txn: RwTxn<'s>,
+    first_seq: Seq,
     next_seq: Seq,
     now: u64,
     postings: Vec<(Index, Short, Short, Change)>,
+    removed_again: HashSet<Seq>,
 }
 
 impl<'s> Batch<'s> {
     pub(super) fn begin(store: &'s Store, now: u64) -> Result<Batch<'s>, StoreError> {
         let txn = store.env().write_txn()?;
         let next_seq = next_seq(store.tables(), &txn)?;
-        Ok(Batch { store, txn, next_seq, now, postings: Vec::new() })
+        Ok(Batch {
+            store,
+            txn,
+            first_seq: next_seq,
+            next_seq,
+            now,
+            postings: Vec::new(),
+            removed_again: HashSet::new(),
+        })
     }
 
     /// The number the next stored event will get.
@@ -114,7 +125,23 @@ impl<'s> Batch<'s> {
             tables.expirations.delete(&mut self.txn, &keys::expiration_key(at, seq))?;
         }
         self.post(&record, seq, Change::Delete);
+        if seq >= self.first_seq {
+            self.removed_again.insert(seq);
+        }
         Ok(true)
+    }
+
+    /// Removes the event with this id, if it is there.
+    pub fn remove_id(&mut self, id: &EventId) -> Result<bool, StoreError> {
+        match self.find(id)?.map(|(seq, _)| seq) {
+            Some(seq) => self.remove(seq),
+            None => Ok(false),
+        }
+    }
+
+    /// The numbers of events that this batch stored and removed again: nobody is to hear of them.
+    pub fn removed_again(&self) -> &HashSet<Seq> {
+        &self.removed_again
     }
 
     /// Removes up to `limit` events that have expired; returns how many, and whether more are due.

@@ -220,6 +220,17 @@ impl Store {
         ids.map(|id| Ok(find_id(self.tables(), &txn, &id)?.is_some())).collect()
     }
 
+    /// Whether something stored has expired by `now` and waits for its removal. One seek.
+    pub fn has_expired(&self, now: u64) -> Result<bool, StoreError> {
+        let txn = self.read()?;
+        scan::any_expired(self, &txn, now)
+    }
+
+    /// Frees the reader slots of processes that died; they would keep freed pages from being used again.
+    pub fn clear_stale_readers(&self) -> Result<usize, StoreError> {
+        Ok(self.env().clear_stale_readers()?)
+    }
+
     fn env(&self) -> &Env<WithoutTls> {
         &self.inner.env
     }

@@ -14,7 +14,7 @@ use heed::RoTxn;
 use super::keys::{Index, Posting, Seq};
 use super::plan::{Cursor, Plan, Window, plan};
 use super::record::Record;
-use super::{Store, StoreError, find_id, get_record};
+use super::{Store, StoreError, find_id, get_record, next_seq};
 use crate::nostr::{EventFields, EventId, Filter};
 
 /// The direction of an answer.
@@ -54,21 +54,26 @@ pub enum Progress {
 pub struct Scan {
     parts: Vec<Part>,
     order: Order,
-    /// Events with this number and above do not belong to the answer.
-    before: Seq,
+    /// Events with this number and above do not belong to the answer; not known before the first slice of a snapshot.
+    before: Option<Seq>,
     walked: u64,
 }
 
 impl Scan {
-    /// A scan of everything stored when it runs.
+    /// A scan of everything stored when it runs, what comes between its slices included.
     pub fn new(filters: Vec<Filter>, order: Order) -> Scan {
-        Scan::before(filters, order, Seq::MAX)
+        let parts = filters.into_iter().map(Part::new).collect();
+        Scan { parts, order, before: Some(Seq::MAX), walked: 0 }
     }
 
-    /// A scan of events with a sequence number below `before`: what was stored at one moment.
-    pub fn before(filters: Vec<Filter>, order: Order, before: Seq) -> Scan {
-        let parts = filters.into_iter().map(Part::new).collect();
-        Scan { parts, order, before, walked: 0 }
+    /// A scan of what is stored when its first slice begins.
+    pub fn snapshot(filters: Vec<Filter>, order: Order) -> Scan {
+        Scan { before: None, ..Scan::new(filters, order) }
+    }
+
+    /// The sequence number at which a snapshot ends; `None` before its first slice.
+    pub fn before(&self) -> Option<Seq> {
+        self.before
     }
 
     /// Index entries walked so far.
@@ -87,11 +92,16 @@ impl Scan {
         each: &mut dyn FnMut(&Record<'_>) -> ControlFlow<()>,
     ) -> Result<Progress, StoreError> {
         let txn = store.read()?;
+        let before = match self.before {
+            Some(before) => before,
+            None => next_seq(store.tables(), &txn)?,
+        };
+        self.before = Some(before);
         let slice = Slice {
             store,
             txn: &txn,
             order: self.order,
-            before: self.before,
+            before,
             now,
             expiry_due: any_expired(store, &txn, now)?,
             deadline: Instant::now() + budget.time,
@@ -105,7 +115,7 @@ impl Scan {
 }
 
 /// Whether something stored has expired and was not swept yet. Almost always false, and then no record is searched for its tag.
-fn any_expired(store: &Store, txn: &RoTxn<'_>, now: u64) -> Result<bool, StoreError> {
+pub(super) fn any_expired(store: &Store, txn: &RoTxn<'_>, now: u64) -> Result<bool, StoreError> {
     Ok(store.tables().expirations.first(txn)?.is_some_and(|(key, _)| {
         let at = key.get(..5).and_then(super::keys::read_seq);
         at.is_none_or(|at| at <= now)

@@ -1,0 +1,351 @@
+//! One connected peer of the core: its subscriptions, its questions, and the sink its answers go into.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::{Arc, Mutex};
+
+use bytes::Bytes;
+
+use super::live::LiveEvent;
+use super::reader::{Message, Question};
+use super::{Core, limits, lock};
+use crate::nostr::{Filter, SubscriptionId, message};
+use crate::store::{Order, Scan, Seq};
+
+/// Where the core puts answers for one peer. Called from the core's threads; must not block.
+pub trait Sink: Send + Sync + 'static {
+    /// Opens one message at the end of `buf`, where a socket reserves its frame header. Returns where the message begins, for [`Sink::close`].
+    fn open(&self, buf: &mut Vec<u8>) -> usize;
+    /// Closes the message that was opened at `start`.
+    fn close(&self, buf: &mut Vec<u8>, start: usize);
+    /// Takes the message that was opened at `start` out again.
+    fn abandon(&self, buf: &mut Vec<u8>, start: usize) {
+        buf.truncate(start);
+    }
+    /// Takes complete messages. False when the peer should get no more stored results until it has drained what it has: the core then waits
+    /// for [`Client::resume`]. Nothing is ever dropped in silence.
+    fn send(&self, messages: Vec<u8>) -> bool;
+    /// Takes one live event: `prefix` is `["EVENT","<sub>",`, then comes the event's shared JSON, then `]`.
+    fn send_live(&self, prefix: &[u8], event: &Bytes);
+}
+
+/// A subscription as the live index and the readers know it.
+pub(super) struct Subscription {
+    pub id: SubscriptionId,
+    pub filters: Vec<Filter>,
+    /// `["EVENT","<sub>",`
+    pub prefix: Box<[u8]>,
+    sink: Arc<dyn Sink>,
+    state: Mutex<State>,
+}
+
+enum State {
+    /// Stored events are on their way; live ones wait until EOSE is out (N01-67).
+    Scanning { waiting: Vec<Arc<LiveEvent>>, bytes: usize, from: Seq },
+    /// Events with this number and above are delivered as they come; those below it were the scan's.
+    Live { from: Seq },
+    /// Nothing may be sent any more (N01-69).
+    Closed,
+}
+
+/// Live events that may wait for one scan. Beyond it the scan is hopelessly behind and the subscription ends with a reason.
+const MAX_WAITING_BYTES: usize = 4 << 20;
+
+impl Subscription {
+    /// A live event: delivered, or kept until the stored ones are through.
+    pub fn deliver(&self, event: &Arc<LiveEvent>) {
+        let mut state = lock(&self.state);
+        match &mut *state {
+            State::Live { from } => {
+                if event.seq.is_none_or(|seq| seq >= *from)
+                    && let Some(json) = event.json()
+                {
+                    self.sink.send_live(&self.prefix, &json);
+                }
+            }
+            State::Scanning { from, .. } if event.seq.is_some_and(|seq| seq < *from) => {}
+            State::Scanning { waiting, bytes, .. } => {
+                *bytes += event.size();
+                if *bytes <= MAX_WAITING_BYTES {
+                    waiting.push(event.clone());
+                } else {
+                    *state = State::Closed;
+                    self.close_message("error: you read stored events slower than new ones arrive; ask for fewer");
+                }
+            }
+            State::Closed => {}
+        }
+    }
+
+    /// Learns at which number the scan's snapshot ends.
+    pub fn scan_ends_at(&self, before: Seq) {
+        if let State::Scanning { waiting, bytes, from } = &mut *lock(&self.state) {
+            *from = before;
+            waiting.retain(|event| event.seq.is_none_or(|seq| seq >= before));
+            *bytes = waiting.iter().map(|event| event.size()).sum();
+        }
+    }
+
+    /// Sends a slice of stored events if the subscription is still open. `None` when it is not, else whether the sink has room.
+    pub fn send_slice(&self, messages: Vec<u8>) -> Option<bool> {
+        let state = lock(&self.state);
+        if matches!(*state, State::Closed) {
+            return None;
+        }
+        Some(messages.is_empty() || self.sink.send(messages))
+    }
+
+    /// The last slice, EOSE, and everything that arrived meanwhile; from here on events are delivered as they come.
+    /// `None` when the subscription is closed, else whether the sink has room.
+    pub fn finish(&self, mut messages: Vec<u8>) -> Option<bool> {
+        let mut state = lock(&self.state);
+        let State::Scanning { waiting, from, .. } = &mut *state else { return None };
+        let from = *from;
+        append(&*self.sink, &mut messages, |out| message::write_eose(out, self.id.as_str()));
+        for event in waiting.drain(..) {
+            if let Some(json) = event.json() {
+                append(&*self.sink, &mut messages, |out| {
+                    out.extend_from_slice(&self.prefix);
+                    out.extend_from_slice(&json);
+                    out.push(b']');
+                });
+            }
+        }
+        *state = State::Live { from };
+        Some(self.sink.send(messages))
+    }
+
+    /// Ends the subscription from the relay's side, with a reason.
+    pub fn refuse(&self, reason: &str) {
+        let mut state = lock(&self.state);
+        if !matches!(*state, State::Closed) {
+            *state = State::Closed;
+            self.close_message(reason);
+        }
+    }
+
+    fn close_message(&self, reason: &str) {
+        send_one(&*self.sink, |out| message::write_closed(out, self.id.as_str(), reason));
+    }
+
+    fn close(&self) {
+        *lock(&self.state) = State::Closed;
+    }
+}
+
+fn append(sink: &dyn Sink, messages: &mut Vec<u8>, write: impl FnOnce(&mut Vec<u8>)) {
+    let start = sink.open(messages);
+    write(messages);
+    sink.close(messages, start);
+}
+
+/// Sends one message.
+pub(super) fn send_one(sink: &dyn Sink, write: impl FnOnce(&mut Vec<u8>)) {
+    let mut messages = Vec::new();
+    append(sink, &mut messages, write);
+    sink.send(messages);
+}
+
+/// One connected peer. Dropping it ends its subscriptions and questions.
+pub struct Client {
+    peer: Arc<Peer>,
+}
+
+/// The shared part of a client: readers hold it while they work for it.
+pub(super) struct Peer {
+    core: Arc<Core>,
+    pub sink: Arc<dyn Sink>,
+    subscriptions: Mutex<HashMap<SubscriptionId, Arc<Subscription>>>,
+    questions: Mutex<Questions>,
+    gone: AtomicBool,
+}
+
+/// The questions of one peer. They take turns slice by slice, and the peer as a whole takes turns with other peers.
+struct Questions {
+    waiting: VecDeque<Question>,
+    state: Turn,
+}
+
+#[derive(PartialEq, Eq)]
+enum Turn {
+    /// Nothing is asked.
+    Idle,
+    /// In the readers' queue, or with a reader.
+    Queued,
+    /// The sink is full: waiting for [`Client::resume`].
+    Paused,
+}
+
+impl Client {
+    pub(super) fn new(core: Arc<Core>, sink: Arc<dyn Sink>) -> Client {
+        core.clients.fetch_add(1, Relaxed);
+        let peer = Peer {
+            core,
+            sink,
+            subscriptions: Mutex::new(HashMap::new()),
+            questions: Mutex::new(Questions { waiting: VecDeque::new(), state: Turn::Idle }),
+            gone: AtomicBool::new(false),
+        };
+        Client { peer: Arc::new(peer) }
+    }
+
+    /// REQ: answers with stored events, EOSE, and from then on live ones; replaces a subscription of the same id (N01-66). A
+    /// question that breaks a limit is answered with CLOSED.
+    pub fn subscribe(&self, id: SubscriptionId, filters: Vec<Filter>) {
+        let peer = &self.peer;
+        let limits = &peer.core.settings.limits;
+        self.unsubscribe(&id);
+        if id.as_str().chars().count() > limits.max_subid_length {
+            return peer.closed(
+                &id,
+                &format!("invalid: subscription ids here have {} characters at most", limits.max_subid_length),
+            );
+        }
+        let filters = match limits::check_filters(filters, limits) {
+            Ok(filters) => filters,
+            Err(reason) => return peer.closed(&id, &reason),
+        };
+        let mut subscriptions = lock(&peer.subscriptions);
+        if subscriptions.len() >= limits.max_subscriptions {
+            drop(subscriptions);
+            let reason =
+                format!("blocked: {} subscriptions are open, this relay allows no more", limits.max_subscriptions);
+            return peer.closed(&id, &reason);
+        }
+        let mut prefix = Vec::new();
+        message::write_event_prefix(&mut prefix, id.as_str());
+        let subscription = Arc::new(Subscription {
+            id: id.clone(),
+            filters: filters.clone(),
+            prefix: prefix.into(),
+            sink: peer.sink.clone(),
+            state: Mutex::new(State::Scanning { waiting: Vec::new(), bytes: 0, from: 0 }),
+        });
+        peer.core.live.enter(&subscription);
+        subscriptions.insert(id, subscription.clone());
+        drop(subscriptions);
+        peer.ask(Question::stored(subscription, Scan::snapshot(filters, Order::NewestFirst)));
+    }
+
+    /// CLOSE: after this returns nothing more is sent for the id. An unknown id is no error (N01-69).
+    pub fn unsubscribe(&self, id: &SubscriptionId) {
+        self.peer.forget(id);
+    }
+
+    /// COUNT: answers with the exact number of stored events, or CLOSED.
+    pub fn count(&self, id: SubscriptionId, filters: Vec<Filter>) {
+        let peer = &self.peer;
+        let limits = &peer.core.settings.limits;
+        let filters = match limits::check_filters(filters, limits) {
+            Ok(filters) => limits::without_limit(filters),
+            Err(reason) => return peer.closed(&id, &reason),
+        };
+        if lock(&peer.questions).waiting.len() >= limits.max_subscriptions {
+            return peer.closed(&id, "rate-limited: too many questions are waiting for their answers");
+        }
+        peer.ask(Question::count(id, Scan::new(filters, Order::NewestFirst)));
+    }
+
+    /// The sink has room again: stored results flow on.
+    pub fn resume(&self) {
+        let mut questions = lock(&self.peer.questions);
+        if questions.state == Turn::Paused {
+            questions.state = Turn::Queued;
+            self.peer.queue();
+        }
+    }
+
+    /// Subscriptions open.
+    pub fn subscriptions(&self) -> usize {
+        lock(&self.peer.subscriptions).len()
+    }
+}
+
+impl Drop for Client {
+    fn drop(&mut self) {
+        self.peer.gone.store(true, Relaxed);
+        lock(&self.peer.questions).waiting.clear();
+        let subscriptions = std::mem::take(&mut *lock(&self.peer.subscriptions));
+        for subscription in subscriptions.values() {
+            subscription.close();
+            self.peer.core.live.leave(subscription);
+        }
+        self.peer.core.clients.fetch_sub(1, Relaxed);
+    }
+}
+
+impl Peer {
+    fn closed(&self, id: &SubscriptionId, reason: &str) {
+        send_one(&*self.sink, |out| message::write_closed(out, id.as_str(), reason));
+    }
+
+    /// Ends the subscription of this id without a word.
+    fn forget(&self, id: &SubscriptionId) {
+        let removed = lock(&self.subscriptions).remove(id);
+        if let Some(subscription) = removed {
+            self.end(&subscription);
+        }
+    }
+
+    /// Ends this very subscription without a word; one that took its place meanwhile stays.
+    pub fn forget_only(&self, subscription: &Arc<Subscription>) {
+        let mut subscriptions = lock(&self.subscriptions);
+        if subscriptions.get(&subscription.id).is_some_and(|open| Arc::ptr_eq(open, subscription)) {
+            subscriptions.remove(&subscription.id);
+            drop(subscriptions);
+            self.end(subscription);
+        }
+    }
+
+    fn end(&self, subscription: &Arc<Subscription>) {
+        subscription.close();
+        self.core.live.leave(subscription);
+        lock(&self.questions).waiting.retain(|question| !question.is_for(subscription));
+    }
+
+    fn ask(self: &Arc<Self>, question: Question) {
+        let mut questions = lock(&self.questions);
+        questions.waiting.push_back(question);
+        if questions.state == Turn::Idle {
+            questions.state = Turn::Queued;
+            self.queue();
+        }
+    }
+
+    fn queue(self: &Arc<Self>) {
+        let _ = self.core.readers.send(Message::Turn(self.clone()));
+    }
+
+    /// The next question to work on; `None` ends the turn.
+    pub fn next_question(&self) -> Option<Question> {
+        let mut questions = lock(&self.questions);
+        let next = questions.waiting.pop_front();
+        if next.is_none() {
+            questions.state = Turn::Idle;
+        }
+        next
+    }
+
+    /// Ends a turn: an unfinished question goes to the back of the peer's own line, the peer to the back of everybody's.
+    pub fn end_turn(self: &Arc<Self>, unfinished: Option<Question>, room: bool) {
+        let mut questions = lock(&self.questions);
+        if let Some(question) = unfinished.filter(|question| question.is_open() && !self.gone.load(Relaxed)) {
+            questions.waiting.push_back(question);
+        }
+        questions.state = match (questions.waiting.is_empty(), room) {
+            (true, _) => Turn::Idle,
+            (false, true) => {
+                self.queue();
+                Turn::Queued
+            }
+            (false, false) => Turn::Paused,
+        };
+    }
+}
+
+impl Subscription {
+    /// Whether anything may still be sent for it.
+    pub fn is_open(&self) -> bool {
+        !matches!(*lock(&self.state), State::Closed)
+    }
+}

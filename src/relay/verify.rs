@@ -1,0 +1,136 @@
+//! Verification: what is known already is answered, what is new has its signature checked, on every core when there is enough of it.
+
+use std::sync::Arc;
+
+use crossbeam_channel::{Receiver, Sender};
+use rayon::prelude::*;
+
+use super::live::LiveEvent;
+use super::outcome::{Outcome, Reply};
+use super::{Admission, Core, limits, live, writer};
+use crate::nostr::{Event, KindClass};
+use crate::store;
+
+/// Events taken from the queue at once: 256 signatures are some milliseconds of work, so nobody waits long behind a batch.
+const ROUND: usize = 256;
+
+/// A published event on its way.
+pub(super) struct Job {
+    pub event: Event,
+    pub admission: Admission,
+    pub reply: Reply,
+}
+
+pub(super) enum Message {
+    Event(Box<Job>),
+    Stop,
+}
+
+/// An event whose id and signature are right, with its record.
+pub(super) struct Verified {
+    pub event: Event,
+    pub record: Box<[u8]>,
+}
+
+impl Verified {
+    fn new(event: Event) -> Verified {
+        let mut record = Vec::new();
+        store::encode(&event, &mut record);
+        Verified { event, record: record.into_boxed_slice() }
+    }
+}
+
+/// The thread: takes what queued, passes on what is good.
+pub(super) fn run(core: &Arc<Core>, queue: Receiver<Message>) {
+    let mut jobs = Vec::with_capacity(ROUND);
+    let mut open = true;
+    while open {
+        match queue.recv() {
+            Ok(Message::Event(job)) => jobs.push(*job),
+            Ok(Message::Stop) | Err(_) => open = false,
+        }
+        while open && jobs.len() < ROUND {
+            match queue.try_recv() {
+                Ok(Message::Event(job)) => jobs.push(*job),
+                Ok(Message::Stop) => open = false,
+                Err(_) => break,
+            }
+        }
+        round(core, &mut jobs);
+    }
+    let _ = core.writer.send(writer::Message::Stop);
+}
+
+fn round(core: &Arc<Core>, jobs: &mut Vec<Job>) {
+    if jobs.is_empty() {
+        return;
+    }
+    // Most of what arrives was sent by others before: an id that is stored needs no signature work.
+    let known = core.store.contains(jobs.iter().map(|job| job.event.id)).unwrap_or_else(|error| {
+        tracing::warn!("looking for known events failed: {error}");
+        vec![false; jobs.len()]
+    });
+    let mut fresh = Vec::with_capacity(jobs.len());
+    for (job, known) in jobs.drain(..).zip(known) {
+        if known {
+            job.reply.send(Outcome::Duplicate);
+        } else {
+            fresh.push(job);
+        }
+    }
+    let verify = |job: Job| match job.event.check_signature() {
+        Ok(()) => Some((Verified::new(job.event), job.admission, job.reply)),
+        Err(error) => {
+            job.reply.send(Outcome::Refused(format!("invalid: {error}")));
+            None
+        }
+    };
+    // Handing one event to the pool costs more than it saves, and on one core there is nobody to hand it to.
+    let verified: Vec<_> = if fresh.len() < 2 || rayon::current_num_threads() < 2 {
+        fresh.into_iter().filter_map(verify).collect()
+    } else {
+        fresh.into_par_iter().with_max_len(4).filter_map(verify).collect()
+    };
+    for (verified, admission, reply) in verified {
+        if verified.event.kind.class() == KindClass::Ephemeral {
+            publish_ephemeral(core, verified, admission, reply);
+        } else {
+            let _ = core.writer.send(writer::Message::Event(Box::new(writer::Job { verified, admission, reply })));
+        }
+    }
+}
+
+/// Ephemeral events skip the store and go straight to the live index (N01-41).
+fn publish_ephemeral(core: &Core, verified: Verified, admission: Admission, reply: Reply) {
+    let now = core.settings.clock.now();
+    if matches!(verified.event.expiration(), Ok(Some(at)) if at <= now) {
+        return reply.send(writer::expired());
+    }
+    core.live.send(live::Message::Ephemeral { event: LiveEvent::new(None, verified.record), admission, reply });
+}
+
+/// Verifies a batch on all cores, on the calling thread. `Err` holds the outcome of what goes no further.
+pub(super) fn prepare_batch(core: &Core, events: Vec<Event>, trusted: bool) -> Vec<Result<Verified, Outcome>> {
+    let known = core.store.contains(events.iter().map(|event| event.id)).unwrap_or_else(|_| vec![false; events.len()]);
+    events
+        .into_par_iter()
+        .zip(known)
+        .with_min_len(4)
+        .map(|(event, known)| {
+            if known {
+                return Err(Outcome::Duplicate);
+            }
+            limits::check_rules(&event, &core.settings.url).map_err(Outcome::Refused)?;
+            if !trusted {
+                event
+                    .check_id()
+                    .and_then(|()| event.check_signature())
+                    .map_err(|error| Outcome::Refused(format!("invalid: {error}")))?;
+            }
+            Ok(Verified::new(event))
+        })
+        .collect()
+}
+
+pub(super) type Batch = Vec<Result<Verified, Outcome>>;
+pub(super) type Done = Sender<Vec<Outcome>>;

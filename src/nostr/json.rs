@@ -44,8 +44,7 @@ pub(crate) fn utf8(bytes: &[u8]) -> Result<&str> {
 /// Lone surrogate escapes pass here: the grammar allows them, and the caller wants to know whether the
 /// sender's JSON is broken or the value in it.
 pub(crate) fn check_grammar(text: &str) -> Result<()> {
-    let mut scanner = Scanner::new(text);
-    scanner.lone_surrogates = true;
+    let mut scanner = Scanner::lenient(text);
     scanner.skip_value()?;
     scanner.end()
 }
@@ -91,6 +90,11 @@ pub(crate) struct Scanner<'a> {
 impl<'a> Scanner<'a> {
     pub(crate) fn new(text: &'a str) -> Self {
         Scanner { text, at: 0, depth: 0, lone_surrogates: false }
+    }
+
+    /// A scanner that accepts lone surrogate escapes in whatever it skips.
+    pub(crate) fn lenient(text: &'a str) -> Self {
+        Scanner { lone_surrogates: true, ..Scanner::new(text) }
     }
 
     fn error<T>(&self, what: &'static str) -> Result<T> {
@@ -355,7 +359,9 @@ impl<'a> Scanner<'a> {
         if self.byte() == Some(b'-') {
             self.at += 1;
         }
+        let start = self.at;
         if let (b'0', 2..) = self.skip_digits()? {
+            self.at = start;
             return self.error("leading zero");
         }
         if self.byte() == Some(b'.') {

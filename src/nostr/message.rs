@@ -258,7 +258,7 @@ fn reject(text: &str, refusal: Refusal) -> Rejected {
 /// The id of the event in a well-formed EVENT or AUTH message, if it is a string.
 fn received_id(text: &str) -> Option<String> {
     let mut scratch = String::new();
-    let mut scanner = Scanner::new(text);
+    let mut scanner = Scanner::lenient(text);
     let mut first = true;
     scanner.enter_array().ok()?;
     scanner.next_element(&mut first).ok()?;

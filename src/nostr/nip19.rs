@@ -72,9 +72,7 @@ pub enum Nip19Error {
     #[error("this is {0}, expected {1}")]
     WrongSort(&'static str, &'static str),
     /// A secret key where a public key was asked for.
-    #[error(
-        "this is a secret key (nsec); use the public key, which starts with npub1, and tell the secret to nobody"
-    )]
+    #[error("this is a secret key (nsec); use the public key, which starts with npub1, and tell the secret to nobody")]
     SecretKey,
     /// A part is too long for the format.
     #[error("{0} is too long for a bech32 identifier, at most 255 bytes")]
@@ -121,9 +119,7 @@ pub fn parse_secret_key(text: &str) -> Result<Keypair, Nip19Error> {
     let text = text.trim();
     if let Some(bytes) = super::id::decode_hex(text) {
         let key = SecretKey::from_secret_bytes(bytes);
-        return key
-            .map(|key| key.keypair())
-            .map_err(|_| Nip19Error::Expected(SECRET_KEY));
+        return key.map(|key| key.keypair()).map_err(|_| Nip19Error::Expected(SECRET_KEY));
     }
     match parse_expecting(text, SECRET_KEY)? {
         Entity::SecretKey(key) => Ok(key.keypair()),
@@ -147,9 +143,7 @@ pub fn parse_event_id(text: &str) -> Result<EventId, Nip19Error> {
 /// with what to give.
 fn parse_expecting(text: &str, expected: &'static str) -> Result<Entity, Nip19Error> {
     match Entity::parse(text) {
-        Err(Nip19Error::Expected(_) | Nip19Error::UnknownPrefix(_)) => {
-            Err(Nip19Error::Expected(expected))
-        }
+        Err(Nip19Error::Expected(_) | Nip19Error::UnknownPrefix(_)) => Err(Nip19Error::Expected(expected)),
         result => result,
     }
 }
@@ -170,8 +164,7 @@ fn encode_fixed(prefix: &'static str, bytes: &[u8; 32]) -> String {
 }
 
 fn encode(prefix: &'static str, payload: &[u8]) -> Result<String, Nip19Error> {
-    bech32::encode::<LongBech32>(Hrp::parse_unchecked(prefix), payload)
-        .map_err(|_| Nip19Error::AllTooLong)
+    bech32::encode::<LongBech32>(Hrp::parse_unchecked(prefix), payload).map_err(|_| Nip19Error::AllTooLong)
 }
 
 impl Entity {
@@ -184,9 +177,7 @@ impl Entity {
         })?;
         let payload: Vec<u8> = parsed.byte_iter().collect();
         match parsed.hrp().to_string().to_ascii_lowercase().as_str() {
-            "npub" => Ok(Entity::PublicKey(PublicKey(fixed(
-                "npub", "the key", &payload,
-            )?))),
+            "npub" => Ok(Entity::PublicKey(PublicKey(fixed("npub", "the key", &payload)?))),
             "nsec" => SecretKey::from_secret_bytes(fixed("nsec", "the key", &payload)?)
                 .map(Entity::SecretKey)
                 .map_err(|_| Nip19Error::Damaged("nsec", "the key")),
@@ -194,34 +185,20 @@ impl Entity {
             "nprofile" => {
                 let parts = Parts::read("nprofile", &payload)?;
                 let pubkey = PublicKey(parts.special("the key")?);
-                Ok(Entity::Profile {
-                    pubkey,
-                    relays: parts.relays,
-                })
+                Ok(Entity::Profile { pubkey, relays: parts.relays })
             }
             "nevent" => {
                 let parts = Parts::read("nevent", &payload)?;
                 let id = EventId(parts.special("the id")?);
-                Ok(Entity::Event {
-                    id,
-                    relays: parts.relays,
-                    author: parts.author,
-                    kind: parts.kind,
-                })
+                Ok(Entity::Event { id, relays: parts.relays, author: parts.author, kind: parts.kind })
             }
             "naddr" => {
                 let parts = Parts::read("naddr", &payload)?;
-                let identifier = parts
-                    .special
-                    .and_then(|bytes| std::str::from_utf8(bytes).ok());
+                let identifier = parts.special.and_then(|bytes| std::str::from_utf8(bytes).ok());
                 Ok(Entity::Address(Address {
                     kind: parts.kind.ok_or(Nip19Error::Damaged("naddr", "the kind"))?,
-                    pubkey: parts
-                        .author
-                        .ok_or(Nip19Error::Damaged("naddr", "the author"))?,
-                    identifier: identifier
-                        .ok_or(Nip19Error::Damaged("naddr", "the identifier"))?
-                        .to_owned(),
+                    pubkey: parts.author.ok_or(Nip19Error::Damaged("naddr", "the author"))?,
+                    identifier: identifier.ok_or(Nip19Error::Damaged("naddr", "the identifier"))?.to_owned(),
                     relays: parts.relays,
                 }))
             }
@@ -244,47 +221,22 @@ impl Entity {
                 push_relays(&mut payload, relays)?;
                 encode("nprofile", &payload)
             }
-            Entity::Event {
-                id,
-                relays,
-                author,
-                kind,
-            } => {
+            Entity::Event { id, relays, author, kind } => {
                 push_part(&mut payload, SPECIAL, &id.0, "the id")?;
                 push_relays(&mut payload, relays)?;
                 if let Some(author) = author {
                     push_part(&mut payload, AUTHOR, &author.0, "the author")?;
                 }
                 if let Some(kind) = kind {
-                    push_part(
-                        &mut payload,
-                        KIND,
-                        &u32::from(kind.0).to_be_bytes(),
-                        "the kind",
-                    )?;
+                    push_part(&mut payload, KIND, &u32::from(kind.0).to_be_bytes(), "the kind")?;
                 }
                 encode("nevent", &payload)
             }
-            Entity::Address(Address {
-                kind,
-                pubkey,
-                identifier,
-                relays,
-            }) => {
-                push_part(
-                    &mut payload,
-                    SPECIAL,
-                    identifier.as_bytes(),
-                    "the identifier",
-                )?;
+            Entity::Address(Address { kind, pubkey, identifier, relays }) => {
+                push_part(&mut payload, SPECIAL, identifier.as_bytes(), "the identifier")?;
                 push_relays(&mut payload, relays)?;
                 push_part(&mut payload, AUTHOR, &pubkey.0, "the author")?;
-                push_part(
-                    &mut payload,
-                    KIND,
-                    &u32::from(kind.0).to_be_bytes(),
-                    "the kind",
-                )?;
+                push_part(&mut payload, KIND, &u32::from(kind.0).to_be_bytes(), "the kind")?;
                 encode("naddr", &payload)
             }
         }
@@ -333,24 +285,15 @@ struct Parts<'a> {
 impl<'a> Parts<'a> {
     /// Unknown types are skipped, as NIP-19 asks; of repeated ones other than relays the first counts.
     fn read(prefix: &'static str, mut payload: &'a [u8]) -> Result<Self, Nip19Error> {
-        let mut parts = Parts {
-            prefix,
-            special: None,
-            relays: Vec::new(),
-            author: None,
-            kind: None,
-        };
+        let mut parts = Parts { prefix, special: None, relays: Vec::new(), author: None, kind: None };
         while let [sort, len, rest @ ..] = payload {
-            let (value, rest) = rest
-                .split_at_checked(usize::from(*len))
-                .ok_or(Nip19Error::Damaged(prefix, "its last part"))?;
+            let (value, rest) =
+                rest.split_at_checked(usize::from(*len)).ok_or(Nip19Error::Damaged(prefix, "its last part"))?;
             payload = rest;
             match *sort {
                 SPECIAL if parts.special.is_none() => parts.special = Some(value),
                 RELAY => parts.relays.push(
-                    std::str::from_utf8(value)
-                        .map_err(|_| Nip19Error::Damaged(prefix, "a relay address"))?
-                        .to_owned(),
+                    std::str::from_utf8(value).map_err(|_| Nip19Error::Damaged(prefix, "a relay address"))?.to_owned(),
                 ),
                 AUTHOR if parts.author.is_none() => {
                     parts.author = Some(PublicKey(fixed(prefix, "the author", value)?));
@@ -358,9 +301,7 @@ impl<'a> Parts<'a> {
                 KIND if parts.kind.is_none() => {
                     let kind = u32::from_be_bytes(fixed(prefix, "the kind", value)?);
                     let kind = u16::try_from(kind);
-                    parts.kind = Some(Kind(
-                        kind.map_err(|_| Nip19Error::Damaged(prefix, "the kind"))?,
-                    ));
+                    parts.kind = Some(Kind(kind.map_err(|_| Nip19Error::Damaged(prefix, "the kind"))?));
                 }
                 _ => {}
             }
@@ -373,22 +314,11 @@ impl<'a> Parts<'a> {
     }
 }
 
-fn fixed<const N: usize>(
-    prefix: &'static str,
-    what: &'static str,
-    bytes: &[u8],
-) -> Result<[u8; N], Nip19Error> {
-    bytes
-        .try_into()
-        .map_err(|_| Nip19Error::Damaged(prefix, what))
+fn fixed<const N: usize>(prefix: &'static str, what: &'static str, bytes: &[u8]) -> Result<[u8; N], Nip19Error> {
+    bytes.try_into().map_err(|_| Nip19Error::Damaged(prefix, what))
 }
 
-fn push_part(
-    payload: &mut Vec<u8>,
-    sort: u8,
-    value: &[u8],
-    what: &'static str,
-) -> Result<(), Nip19Error> {
+fn push_part(payload: &mut Vec<u8>, sort: u8, value: &[u8], what: &'static str) -> Result<(), Nip19Error> {
     let len = u8::try_from(value.len()).map_err(|_| Nip19Error::TooLong(what))?;
     payload.extend_from_slice(&[sort, len]);
     payload.extend_from_slice(value);
@@ -396,9 +326,7 @@ fn push_part(
 }
 
 fn push_relays(payload: &mut Vec<u8>, relays: &[String]) -> Result<(), Nip19Error> {
-    relays
-        .iter()
-        .try_for_each(|relay| push_part(payload, RELAY, relay.as_bytes(), "a relay address"))
+    relays.iter().try_for_each(|relay| push_part(payload, RELAY, relay.as_bytes(), "a relay address"))
 }
 
 #[cfg(test)]
@@ -421,13 +349,7 @@ mod tests {
     fn npub_of_the_nip() {
         let pubkey = PublicKey::from_hex(NPUB_HEX).unwrap();
         assert_eq!(encode_npub(&pubkey), NPUB);
-        for text in [
-            NPUB,
-            NPUB_HEX,
-            &NPUB.to_uppercase(),
-            &format!("nostr:{NPUB}"),
-            &format!(" {NPUB}\n"),
-        ] {
+        for text in [NPUB, NPUB_HEX, &NPUB.to_uppercase(), &format!("nostr:{NPUB}"), &format!(" {NPUB}\n")] {
             assert_eq!(parse_pubkey(text), Ok(pubkey), "{text}");
         }
     }
@@ -444,13 +366,8 @@ mod tests {
     #[test]
     fn nprofile_of_the_nip() {
         let entity = Entity::parse(NPROFILE).unwrap();
-        let Entity::Profile { pubkey, relays } = &entity else {
-            panic!("{entity:?}")
-        };
-        assert_eq!(
-            pubkey.to_string(),
-            "3bf0c63fcb93463407af97a5e5ee64fa883d107ef9e558472c4eb9aaaefa459d"
-        );
+        let Entity::Profile { pubkey, relays } = &entity else { panic!("{entity:?}") };
+        assert_eq!(pubkey.to_string(), "3bf0c63fcb93463407af97a5e5ee64fa883d107ef9e558472c4eb9aaaefa459d");
         assert_eq!(relays, &["wss://r.x.com", "wss://djbas.sadkb.com"]);
         assert_eq!(entity.encode().unwrap(), NPROFILE);
         assert_eq!(parse_pubkey(NPROFILE), Ok(*pubkey));
@@ -462,30 +379,10 @@ mod tests {
         let relays = vec!["wss://relay.example.org".to_owned(); 30];
         for entity in [
             Entity::Note(id),
-            Entity::Event {
-                id,
-                relays: vec![],
-                author: None,
-                kind: None,
-            },
-            Entity::Event {
-                id,
-                relays: relays.clone(),
-                author: Some(alice()),
-                kind: Some(Kind(65535)),
-            },
-            Entity::Address(Address {
-                kind: Kind(30023),
-                pubkey: alice(),
-                identifier: "é".repeat(127),
-                relays,
-            }),
-            Entity::Address(Address {
-                kind: Kind(10002),
-                pubkey: alice(),
-                identifier: String::new(),
-                relays: vec![],
-            }),
+            Entity::Event { id, relays: vec![], author: None, kind: None },
+            Entity::Event { id, relays: relays.clone(), author: Some(alice()), kind: Some(Kind(65535)) },
+            Entity::Address(Address { kind: Kind(30023), pubkey: alice(), identifier: "é".repeat(127), relays }),
+            Entity::Address(Address { kind: Kind(10002), pubkey: alice(), identifier: String::new(), relays: vec![] }),
         ] {
             let text = entity.encode().unwrap();
             assert_eq!(Entity::parse(&text).unwrap(), entity, "{text}");
@@ -497,21 +394,10 @@ mod tests {
     #[test]
     fn too_long_is_refused_not_cut() {
         let address = |identifier: String, relays| {
-            Entity::Address(Address {
-                kind: Kind(30023),
-                pubkey: alice(),
-                identifier,
-                relays,
-            })
+            Entity::Address(Address { kind: Kind(30023), pubkey: alice(), identifier, relays })
         };
-        assert_eq!(
-            address("x".repeat(256), vec![]).encode(),
-            Err(Nip19Error::TooLong("the identifier"))
-        );
-        assert_eq!(
-            address(String::new(), vec!["x".repeat(255); 20]).encode(),
-            Err(Nip19Error::AllTooLong)
-        );
+        assert_eq!(address("x".repeat(256), vec![]).encode(), Err(Nip19Error::TooLong("the identifier")));
+        assert_eq!(address(String::new(), vec!["x".repeat(255); 20]).encode(), Err(Nip19Error::AllTooLong));
     }
 
     #[test]
@@ -519,32 +405,15 @@ mod tests {
         let say = |text: &str| parse_pubkey(text).unwrap_err().to_string();
         assert!(say(NSEC).contains("secret key") && say(NSEC).contains("npub1"));
         assert!(!say(NSEC).contains(&NSEC[5..20]));
-        assert!(
-            say(&encode_note(&EventId([1; 32])))
-                .starts_with("this is an event id (note), expected a public key")
-        );
+        assert!(say(&encode_note(&EventId([1; 32]))).starts_with("this is an event id (note), expected a public key"));
         assert!(say(&NPUB.replace('q', "p")).contains("checksum"));
         assert!(say(&NPUB[..40]).contains("checksum"));
-        for text in [
-            "",
-            "npub",
-            "npub1",
-            "alice",
-            "alice@example.org",
-            &NPUB_HEX.to_uppercase(),
-            "é1é",
-        ] {
+        for text in ["", "npub", "npub1", "alice", "alice@example.org", &NPUB_HEX.to_uppercase(), "é1é"] {
             let said = say(text);
-            assert!(
-                said.starts_with("expected a public key") || said.contains("checksum"),
-                "{text}: {said}"
-            );
+            assert!(said.starts_with("expected a public key") || said.contains("checksum"), "{text}: {said}");
         }
         let short = encode("npub", &[1; 31]).unwrap();
-        assert_eq!(
-            say(&short),
-            "the npub is damaged: the key is missing or has the wrong length"
-        );
+        assert_eq!(say(&short), "the npub is damaged: the key is missing or has the wrong length");
         let cut = encode("nevent", &[0, 32, 1]).unwrap();
         assert!(Entity::parse(&cut).is_err());
         assert!(Entity::parse(&encode("nprofile", &[]).unwrap()).is_err());
@@ -553,10 +422,7 @@ mod tests {
             Err(Nip19Error::UnknownPrefix("nrelay".into()))
         );
         assert!(parse_secret_key(NPUB).is_err());
-        assert!(
-            parse_secret_key(&"0".repeat(64)).is_err(),
-            "0 is not a secret key"
-        );
+        assert!(parse_secret_key(&"0".repeat(64)).is_err(), "0 is not a secret key");
     }
 
     #[test]

@@ -164,6 +164,8 @@ pub(super) struct Peer {
 struct Questions {
     waiting: VecDeque<Question>,
     state: Turn,
+    /// [`Client::resume`] came during this turn: the sink was full and has drained before the turn's end was noted.
+    resumed: bool,
 }
 
 #[derive(PartialEq, Eq)]
@@ -183,7 +185,7 @@ impl Client {
             core,
             sink,
             subscriptions: Mutex::new(HashMap::new()),
-            questions: Mutex::new(Questions { waiting: VecDeque::new(), state: Turn::Idle }),
+            questions: Mutex::new(Questions { waiting: VecDeque::new(), state: Turn::Idle, resumed: false }),
             gone: AtomicBool::new(false),
         };
         Client { peer: Arc::new(peer) }
@@ -252,6 +254,8 @@ impl Client {
         if questions.state == Turn::Paused {
             questions.state = Turn::Queued;
             self.peer.queue();
+        } else {
+            questions.resumed = true;
         }
     }
 
@@ -319,6 +323,7 @@ impl Peer {
     /// The next question to work on; `None` ends the turn.
     pub fn next_question(&self) -> Option<Question> {
         let mut questions = lock(&self.questions);
+        questions.resumed = false;
         let next = questions.waiting.pop_front();
         if next.is_none() {
             questions.state = Turn::Idle;
@@ -332,6 +337,7 @@ impl Peer {
         if let Some(question) = unfinished.filter(|question| question.is_open() && !self.gone.load(Relaxed)) {
             questions.waiting.push_back(question);
         }
+        let room = room || questions.resumed;
         questions.state = match (questions.waiting.is_empty(), room) {
             (true, _) => Turn::Idle,
             (false, true) => {

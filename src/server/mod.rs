@@ -1,1 +1,219 @@
 //! Sockets: HTTP, WebSocket frames, sessions, pages.
+//!
+//! | file | what |
+//! |---|---|
+//! | `listen` | binds, accepts, and counts connections |
+//! | `http` | the one request of a connection: upgrade, NIP-11, landing page, `/health` |
+//! | `nip11`, `pages` | the information document and the landing page |
+//! | `session` | the life of one WebSocket |
+//! | `frame` | WebSocket frames, without I/O |
+//! | `outbox` | what waits to be written to one connection |
+//! | `stream` | reading without owning a buffer, hanging up |
+//! | `shared` | what all connections have in common |
+//!
+//! A connection is one task. It never blocks: events and questions go to the core, whose threads put their answers
+//! into the connection's outbox.
+
+mod frame;
+mod http;
+mod listen;
+mod nip11;
+mod outbox;
+mod pages;
+mod session;
+mod shared;
+mod stream;
+
+use std::convert::Infallible;
+use std::io;
+use std::net::SocketAddr;
+use std::num::NonZero;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::{mpsc, watch};
+use tokio::time::timeout;
+
+pub use listen::BindError;
+
+use crate::config::Config;
+use crate::relay::{Relay, RelayError, Settings};
+use crate::store::{Store, StoreError};
+use http::{Health, Site};
+use listen::Doors;
+use outbox::Phase;
+use shared::{Bounds, Counters, Patience, Registry, Shared};
+
+/// How long a shutdown waits for accepted events to be committed and answered.
+const DRAIN: Duration = Duration::from_millis(3500);
+
+/// How long it then waits for the answers to be read and the connections to close. Together with [`DRAIN`] this stays
+/// below five seconds.
+const GOODBYE: Duration = Duration::from_millis(1000);
+
+/// Stack of a runtime thread. Nothing on it recurses; only pages that are touched count.
+const THREAD_STACK: usize = 1024 * 1024;
+
+/// Why the relay could not serve.
+#[derive(Debug, thiserror::Error)]
+pub enum ServerError {
+    /// An address is taken or not permitted.
+    #[error(transparent)]
+    Bind(#[from] BindError),
+    /// The database cannot be opened.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The core cannot start.
+    #[error(transparent)]
+    Relay(#[from] RelayError),
+    /// The configuration holds something that no HTTP header or JSON document can.
+    #[error("cannot make the relay's pages from its configuration: {0}")]
+    Pages(Box<dyn std::error::Error + Send + Sync>),
+    /// The system refuses threads, sockets or signal handlers.
+    #[error("cannot start the server: {0}")]
+    System(#[from] io::Error),
+    /// A second signal came while the relay was shutting down.
+    #[error("ended at once by a second signal; what was acknowledged is safe on disk")]
+    Interrupted,
+}
+
+/// Runs a relay until SIGTERM or SIGINT: opens the store, listens, calls `on_ready` with the addresses in use, serves,
+/// and shuts down within five seconds of the signal. A second signal ends it at once.
+pub fn run(config: Config, on_ready: impl FnOnce(&[SocketAddr])) -> Result<(), ServerError> {
+    let cores = std::thread::available_parallelism().map_or(1, NonZero::get);
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(cores)
+        // Only a shutdown needs a thread that may block.
+        .max_blocking_threads(2)
+        .thread_name("ratite-net")
+        .thread_stack_size(THREAD_STACK)
+        .enable_all()
+        .build()?;
+    let ended = runtime.block_on(async {
+        let mut signals = Signals::new()?;
+        // First the addresses: when they are taken, nothing else should have happened.
+        let listeners = listen::bind(&config.listen.addresses)?;
+        let store = Store::open(&config.storage.path, config.storage.map_size)?;
+        let relay = Relay::start(store, Settings::from_config(&config))?;
+        let server = Server::serve(relay, &config, listeners)?;
+        on_ready(server.addresses());
+        let name = signals.next().await;
+        tracing::info!("{name}: shutting down, accepted events are finished first");
+        tokio::select! {
+            () = server.shutdown() => Ok(()),
+            _ = signals.next() => Err(ServerError::Interrupted),
+        }
+    });
+    // Connections that did not leave in time end here.
+    runtime.shutdown_background();
+    ended
+}
+
+/// The signals that end the relay.
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Signals {
+    fn new() -> io::Result<Signals> {
+        Ok(Signals { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
+    }
+
+    async fn next(&mut self) -> &'static str {
+        tokio::select! {
+            _ = self.terminate.recv() => "SIGTERM",
+            _ = self.interrupt.recv() => "SIGINT",
+        }
+    }
+}
+
+/// A listening server, for those who bring their own runtime: tests, and programs that embed a relay.
+pub struct Server {
+    addresses: Vec<SocketAddr>,
+    shared: Arc<Shared>,
+    stop: watch::Sender<bool>,
+    /// Closes when the last task has ended.
+    tasks: mpsc::Receiver<Infallible>,
+}
+
+impl Server {
+    /// Binds `config.listen.addresses` (port 0 takes any free port) and serves `relay` on them. Must be called inside
+    /// a tokio runtime.
+    pub fn start(relay: Relay, config: &Config) -> Result<Server, ServerError> {
+        Server::serve(relay, config, listen::bind(&config.listen.addresses)?)
+    }
+
+    fn serve(relay: Relay, config: &Config, listeners: Vec<tokio::net::TcpListener>) -> Result<Server, ServerError> {
+        let addresses = listeners.iter().map(|listener| listener.local_addr()).collect::<io::Result<_>>()?;
+        let registry = Arc::new(Registry::default());
+        let counters = Arc::new(Counters::default());
+        let site = {
+            let (relay, registry, counters) = (relay.clone(), Arc::clone(&registry), Arc::clone(&counters));
+            Site::new(config, move || health(&relay, &registry, &counters)).map_err(ServerError::Pages)?
+        };
+        let shared = Arc::new(Shared {
+            relay,
+            site,
+            patience: Patience {
+                header: Duration::from_secs(config.listen.header_timeout),
+                ping_interval: Duration::from_secs(config.listen.ping_interval),
+                ping_timeout: Duration::from_secs(config.listen.ping_timeout),
+            },
+            bounds: Bounds { message: config.limits.max_message_length, outbox: config.listen.outbox_bytes },
+            registry,
+            counters,
+        });
+        let (stop, stopped) = watch::channel(false);
+        let (alive, tasks) = mpsc::channel(1);
+        let doors = Doors::new(config.listen.max_connections);
+        for listener in listeners {
+            tokio::spawn(listen::accept(listener, Arc::clone(&shared), doors.clone(), stopped.clone(), alive.clone()));
+        }
+        Ok(Server { addresses, shared, stop, tasks })
+    }
+
+    /// The addresses in use.
+    pub fn addresses(&self) -> &[SocketAddr] {
+        &self.addresses
+    }
+
+    /// Stops accepting and reading, has the core finish what it accepted, delivers the answers, closes every
+    /// WebSocket with 1001. Takes less than five seconds even when peers do not read; it stops the relay as well.
+    pub async fn shutdown(mut self) {
+        self.stop.send_replace(true);
+        self.shared.registry.announce(Phase::Draining);
+        let relay = self.shared.relay.clone();
+        let drained = timeout(DRAIN, tokio::task::spawn_blocking(move || relay.shutdown())).await;
+        if drained.is_err() {
+            tracing::warn!("not all accepted events could be finished in time; those without an answer may be lost");
+        }
+        self.shared.registry.announce(Phase::Closing);
+        // Nothing is ever sent: this ends when the last task has dropped its sender, or in time.
+        if timeout(GOODBYE, self.tasks.recv()).await.is_err() {
+            tracing::debug!("some peers did not take their leave in time");
+        }
+    }
+}
+
+/// What `/health` says: numbers, and what is wrong.
+fn health(relay: &Relay, registry: &Registry, counters: &Counters) -> Health {
+    let stats = relay.stats();
+    let numbers = [
+        ("connections", registry.len() as u64),
+        ("subscriptions", stats.subscriptions as u64),
+        ("queued_bytes", stats.queued_bytes as u64),
+        ("accepted", counters.accepted.load(Ordering::Relaxed)),
+        ("turned_away", counters.turned_away.load(Ordering::Relaxed)),
+        ("closed_too_slow", counters.too_slow.load(Ordering::Relaxed)),
+        ("closed_silent", counters.silent.load(Ordering::Relaxed)),
+        ("closed_for_violations", counters.violations.load(Ordering::Relaxed)),
+    ];
+    let mut problems = Vec::new();
+    if stats.disk_full {
+        problems.push("the disk or the database is full: events are refused until there is room".to_owned());
+    }
+    Health { problems, numbers: numbers.map(|(name, number)| (name.to_owned(), number.into())).into_iter().collect() }
+}

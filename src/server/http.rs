@@ -1,0 +1,597 @@
+//! What a connection may ask before it becomes a WebSocket: the upgrade, the relay information document, the landing
+//! page and `/health`.
+//!
+//! A connection gets one answer and one absolute deadline for it, so there is no idle HTTP connection to look after.
+//! hyper parses; what it lets pass and we do not, [`Guard`] and [`Site::respond`] refuse.
+
+use std::convert::Infallible;
+use std::future::{poll_fn, ready};
+use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::{Context, Poll, ready as try_ready};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http_body_util::Full;
+use hyper::body::Incoming;
+use hyper::header::{self, HeaderMap, HeaderName, HeaderValue};
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper::{Method, Request, Response, StatusCode, Version};
+use hyper_util::rt::TokioIo;
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
+use tokio::time::timeout;
+
+use super::nip11;
+use super::pages::Landing;
+use super::stream::hang_up;
+use crate::config::Config;
+
+/// Most bytes of a request's head. The least that hyper takes; browsers with many cookies stay below.
+const MAX_HEAD: usize = 8192;
+
+/// Most bytes of a request's first line.
+const MAX_REQUEST_LINE: usize = 4096;
+
+/// How long a peer that was refused may take to read why.
+const LAST_WORDS: Duration = Duration::from_secs(1);
+
+/// A page of another origin may read the information document (NIP-11).
+const CORS: [(HeaderName, &str); 3] = [
+    (header::ACCESS_CONTROL_ALLOW_ORIGIN, "*"),
+    (header::ACCESS_CONTROL_ALLOW_HEADERS, "Authorization, Content-Type, Accept"),
+    (header::ACCESS_CONTROL_ALLOW_METHODS, "GET, HEAD, POST, OPTIONS"),
+];
+
+/// What `/health` reports. Healthy means that there are no problems.
+#[derive(Debug)]
+pub(super) struct Health {
+    /// What is wrong, in words.
+    pub problems: Vec<String>,
+    /// Numbers by name.
+    pub numbers: serde_json::Map<String, serde_json::Value>,
+}
+
+/// Everything that is served over plain HTTP.
+pub(super) struct Site {
+    document: Bytes,
+    landing: Landing,
+    content_security_policy: HeaderValue,
+    health: Box<dyn Fn() -> Health + Send + Sync>,
+}
+
+impl Site {
+    /// Prepares the answers. `health` is asked at every request for `/health`.
+    pub(super) fn new(
+        config: &Config,
+        health: impl Fn() -> Health + Send + Sync + 'static,
+    ) -> Result<Site, Box<dyn std::error::Error + Send + Sync>> {
+        let landing = Landing::new(config);
+        Ok(Site {
+            document: nip11::document(config)?.into(),
+            content_security_policy: HeaderValue::from_str(&landing.content_security_policy)?,
+            landing,
+            health: Box::new(health),
+        })
+    }
+
+    /// Answers one request. Status 101 means that the connection is a WebSocket from then on; without `room` for one
+    /// more it is refused.
+    fn respond<B>(&self, request: &mut Request<B>, room: bool) -> Response<Full<Bytes>> {
+        let mut response = match self.objection(request) {
+            Some(refusal) => refusal,
+            None if fastwebsockets::upgrade::is_upgrade_request(request) => upgrade(request, room),
+            None => self.page(request),
+        };
+        if response.status() != StatusCode::SWITCHING_PROTOCOLS {
+            // One answer per connection. An answer to a WebSocket of another version has a token here already.
+            response.headers_mut().append(header::CONNECTION, HeaderValue::from_static("close"));
+        }
+        response
+    }
+
+    /// What is wrong with a request, whatever it asks for.
+    fn objection<B>(&self, request: &Request<B>) -> Option<Response<Full<Bytes>>> {
+        let headers = request.headers();
+        let hosts = headers.get_all(header::HOST).iter().count();
+        if hosts > 1 || (hosts == 0 && request.version() != Version::HTTP_10) {
+            return Some(text(StatusCode::BAD_REQUEST, "One Host header is needed.\n"));
+        }
+        // Nothing here takes a body. One of unclear length is how requests are smuggled through proxies.
+        if headers.contains_key(header::TRANSFER_ENCODING) {
+            return Some(text(StatusCode::BAD_REQUEST, "Transfer-Encoding is not taken.\n"));
+        }
+        if !matches!(request.uri().path(), "/" | "/health" | "*") {
+            return Some(text(
+                StatusCode::NOT_FOUND,
+                "Not found. This is a Nostr relay; its only address is the path /\n",
+            ));
+        }
+        None
+    }
+
+    /// Requests that are not upgrades.
+    fn page<B>(&self, request: &Request<B>) -> Response<Full<Bytes>> {
+        let method = request.method();
+        if method == Method::OPTIONS {
+            let mut response = answer(StatusCode::NO_CONTENT, "", Bytes::new());
+            response.headers_mut().remove(header::CONTENT_TYPE);
+            add_cors(response.headers_mut());
+            return response;
+        }
+        if method != Method::GET && method != Method::HEAD {
+            let mut response = text(StatusCode::METHOD_NOT_ALLOWED, "Only GET, HEAD and OPTIONS are taken.\n");
+            response.headers_mut().insert(header::ALLOW, HeaderValue::from_static("GET, HEAD, OPTIONS"));
+            return response;
+        }
+        match request.uri().path() {
+            "/health" => self.health(),
+            _ if accepts_document(request.headers()) => {
+                let mut response = answer(StatusCode::OK, "application/nostr+json", self.document.clone());
+                let headers = response.headers_mut();
+                add_cors(headers);
+                headers.insert(header::VARY, HeaderValue::from_static("Accept"));
+                headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-cache"));
+                response
+            }
+            _ => self.landing(request),
+        }
+    }
+
+    fn health(&self) -> Response<Full<Bytes>> {
+        let Health { problems, numbers } = (self.health)();
+        let (status, word) = match problems.is_empty() {
+            true => (StatusCode::OK, "ok"),
+            false => (StatusCode::SERVICE_UNAVAILABLE, "failing"),
+        };
+        let mut body = serde_json::Map::new();
+        body.insert("status".into(), word.into());
+        if !problems.is_empty() {
+            body.insert("problems".into(), problems.into());
+        }
+        body.insert("version".into(), nip11::VERSION.into());
+        body.extend(numbers);
+        let body = serde_json::Value::Object(body).to_string();
+        let mut response = answer(status, "application/json", body.into());
+        response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+        response
+    }
+
+    fn landing<B>(&self, request: &Request<B>) -> Response<Full<Bytes>> {
+        let host = request
+            .uri()
+            .authority()
+            .map(|authority| authority.as_str())
+            .or_else(|| request.headers().get(header::HOST).and_then(|host| host.to_str().ok()))
+            .unwrap_or_default();
+        let html = self.landing.render(host);
+        let mut response = answer(StatusCode::OK, "text/html; charset=utf-8", html.into());
+        let headers = response.headers_mut();
+        add_cors(headers);
+        headers.insert(header::VARY, HeaderValue::from_static("Accept"));
+        headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-cache"));
+        headers.insert(header::CONTENT_SECURITY_POLICY, self.content_security_policy.clone());
+        headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+        headers.insert(header::REFERRER_POLICY, HeaderValue::from_static("no-referrer"));
+        response
+    }
+}
+
+/// Agrees to become a WebSocket (RFC 6455 section 4.2), or says why not. Subprotocols and extensions are ignored.
+fn upgrade<B>(request: &mut Request<B>, room: bool) -> Response<Full<Bytes>> {
+    let bad = |why: &'static str| text(StatusCode::BAD_REQUEST, why);
+    let headers = request.headers();
+    if request.uri().path() != "/" {
+        return text(StatusCode::NOT_FOUND, "Not found. The relay's address is the path /\n");
+    }
+    if request.method() != Method::GET {
+        let mut response = text(StatusCode::METHOD_NOT_ALLOWED, "A WebSocket begins with GET.\n");
+        response.headers_mut().insert(header::ALLOW, HeaderValue::from_static("GET"));
+        return response;
+    }
+    if request.version() != Version::HTTP_11 {
+        return bad("A WebSocket needs HTTP/1.1.\n");
+    }
+    // What follows the head is the first frame, so there must be no body in between.
+    if headers.get(header::CONTENT_LENGTH).is_some_and(|length| length != "0") {
+        return bad("A WebSocket request has no body.\n");
+    }
+    let mut keys = headers.get_all(header::SEC_WEBSOCKET_KEY).iter();
+    match (keys.next(), keys.next()) {
+        (None, _) => return bad("Sec-WebSocket-Key is missing.\n"),
+        (Some(key), None) if is_nonce(key.as_bytes()) => {}
+        _ => return bad("Sec-WebSocket-Key must be 16 bytes in base64.\n"),
+    }
+    match headers.get(header::SEC_WEBSOCKET_VERSION) {
+        None => return bad("Sec-WebSocket-Version is missing.\n"),
+        Some(version) if version == "13" => {}
+        Some(_) => {
+            let mut response = text(StatusCode::UPGRADE_REQUIRED, "This relay speaks WebSocket version 13.\n");
+            let headers = response.headers_mut();
+            headers.insert(header::SEC_WEBSOCKET_VERSION, HeaderValue::from_static("13"));
+            headers.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
+            headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
+            return response;
+        }
+    }
+    if !room {
+        let mut response = text(StatusCode::SERVICE_UNAVAILABLE, "This relay is full; try again later.\n");
+        response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("60"));
+        return response;
+    }
+    match fastwebsockets::upgrade::upgrade(request) {
+        // The stream is taken back from hyper directly, so the future that would bring it is not needed.
+        Ok((response, _)) => response.map(|empty| {
+            let _: http_body_util::Empty<Bytes> = empty;
+            Full::default()
+        }),
+        Err(error) => text(StatusCode::BAD_REQUEST, format!("{error}\n")),
+    }
+}
+
+/// Whether this is base64 of 16 bytes.
+fn is_nonce(key: &[u8]) -> bool {
+    let base64 = |b: &u8| b.is_ascii_alphanumeric() || matches!(b, b'+' | b'/');
+    key.len() == 24 && key.ends_with(b"==") && key[..22].iter().all(base64)
+}
+
+/// Whether the client asks for the relay information document: the media type stands anywhere in `Accept`, in any
+/// case and with any parameters (N11-03).
+fn accepts_document(headers: &HeaderMap) -> bool {
+    headers
+        .get_all(header::ACCEPT)
+        .iter()
+        .filter_map(|value| value.to_str().ok())
+        .flat_map(|value| value.split(','))
+        .filter_map(|range| range.split(';').next())
+        .any(|range| range.trim().eq_ignore_ascii_case("application/nostr+json"))
+}
+
+fn add_cors(headers: &mut HeaderMap) {
+    for (name, value) in CORS {
+        headers.insert(name, HeaderValue::from_static(value));
+    }
+}
+
+fn text(status: StatusCode, body: impl Into<Bytes>) -> Response<Full<Bytes>> {
+    answer(status, "text/plain; charset=utf-8", body.into())
+}
+
+fn answer(status: StatusCode, content_type: &'static str, body: Bytes) -> Response<Full<Bytes>> {
+    let mut response = Response::new(Full::new(body));
+    *response.status_mut() = status;
+    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(content_type));
+    response
+}
+
+/// Serves the HTTP side of a connection. Gives back the stream when it became a WebSocket, with the bytes that came
+/// behind the request: they are the first frames (WS-15).
+pub(super) async fn serve<S>(stream: S, site: &Site, room: bool, deadline: Duration) -> Option<(S, Bytes)>
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    let upgraded = AtomicBool::new(false);
+    let service = service_fn(|mut request: Request<Incoming>| {
+        let response = site.respond(&mut request, room);
+        upgraded.store(response.status() == StatusCode::SWITCHING_PROTOCOLS, Ordering::Relaxed);
+        ready(Ok::<_, Infallible>(response))
+    });
+    let mut connection = http1::Builder::new()
+        .max_buf_size(MAX_HEAD)
+        // One deadline for everything stands around the whole.
+        .header_read_timeout(None)
+        .serve_connection(TokioIo::new(Guard::new(stream)), service);
+    let served = timeout(deadline, poll_fn(|cx| connection.poll_without_shutdown(cx))).await;
+    let parts = connection.into_parts();
+    let Guard { io: mut stream, refusal, .. } = parts.io.into_inner();
+    match (served, refusal) {
+        (Ok(Ok(())), None) if upgraded.load(Ordering::Relaxed) => return Some((stream, parts.read_buf)),
+        // Silent or too slow.
+        (Err(_), _) => return None,
+        (Ok(_), refusal) => {
+            let _ = timeout(LAST_WORDS, async {
+                if let Some(status) = refusal {
+                    let head = format!("HTTP/1.1 {status}\r\nconnection: close\r\ncontent-length: 0\r\n\r\n");
+                    stream.write_all(head.as_bytes()).await?;
+                }
+                hang_up(&mut stream).await;
+                Ok::<_, std::io::Error>(())
+            })
+            .await;
+        }
+    }
+    None
+}
+
+/// Watches the head of a request on its way to hyper, for what hyper would let pass or name wrongly: a line feed
+/// without its carriage return, which proxies read differently (H238), and an endless request line (H225).
+struct Guard<S> {
+    io: S,
+    /// Bytes of the current line, without its end.
+    line: usize,
+    /// The byte before.
+    last: u8,
+    /// The request line is complete.
+    started: bool,
+    /// The head is complete: what follows is not ours to judge.
+    done: bool,
+    refusal: Option<StatusCode>,
+}
+
+impl<S> Guard<S> {
+    fn new(io: S) -> Guard<S> {
+        Guard { io, line: 0, last: 0, started: false, done: false, refusal: None }
+    }
+
+    /// Looks at bytes as they arrive. `Some` is the status to refuse the request with.
+    fn inspect(&mut self, bytes: &[u8]) -> Option<StatusCode> {
+        for &byte in bytes {
+            if self.done {
+                return None;
+            }
+            match byte {
+                b'\n' if self.last != b'\r' => return Some(StatusCode::BAD_REQUEST),
+                b'\n' => {
+                    // Empty lines before the request line are allowed (RFC 9112 section 2.2).
+                    self.done = self.started && self.line == 0;
+                    self.started |= self.line > 0;
+                    self.line = 0;
+                }
+                b'\r' => {}
+                _ => self.line += 1,
+            }
+            if !self.started && self.line > MAX_REQUEST_LINE {
+                return Some(StatusCode::URI_TOO_LONG);
+            }
+            self.last = byte;
+        }
+        None
+    }
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for Guard<S> {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<std::io::Result<()>> {
+        let before = buf.filled().len();
+        try_ready!(Pin::new(&mut self.io).poll_read(cx, buf))?;
+        let refusal = self.inspect(&buf.filled()[before..]);
+        if refusal.is_some() {
+            self.refusal = refusal;
+            return Poll::Ready(Err(std::io::ErrorKind::InvalidData.into()));
+        }
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl<S: AsyncWrite + Unpin> AsyncWrite for Guard<S> {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<std::io::Result<usize>> {
+        Pin::new(&mut self.io).poll_write(cx, buf)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<std::io::Result<()>> {
+        Pin::new(&mut self.io).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<std::io::Result<()>> {
+        Pin::new(&mut self.io).poll_shutdown(cx)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::AsyncReadExt;
+
+    use super::*;
+
+    fn site() -> Site {
+        Site::new(&Config::default(), || Health {
+            problems: Vec::new(),
+            numbers: [("connections".to_owned(), 3.into())].into_iter().collect(),
+        })
+        .unwrap()
+    }
+
+    /// What a peer gets that sends these bytes and then reads to the end, and what is handed on as a WebSocket.
+    fn exchange(room: bool, request: &[u8]) -> (String, Option<Vec<u8>>) {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
+        runtime.block_on(async {
+            let (mut near, far) = tokio::io::duplex(1 << 20);
+            near.write_all(request).await.unwrap();
+            let site = site();
+            let served = serve(far, &site, room, Duration::from_secs(10)).await;
+            let early = served.map(|(stream, early)| {
+                drop(stream);
+                early.to_vec()
+            });
+            let mut response = Vec::new();
+            let _ = near.read_to_end(&mut response).await;
+            (String::from_utf8(response).unwrap(), early)
+        })
+    }
+
+    #[track_caller]
+    fn assert_status(status: u16, request: &str) -> String {
+        let (response, early) = exchange(true, request.as_bytes());
+        assert!(response.starts_with(&format!("HTTP/1.1 {status} ")), "{request:?} got {response:?}");
+        assert_eq!(early.is_some(), status == 101);
+        if status != 101 {
+            let head = response.to_ascii_lowercase();
+            assert!(head.lines().any(|line| line.starts_with("connection: ") && line.ends_with("close")), "{head}");
+        }
+        response
+    }
+
+    const UPGRADE: &str = "GET / HTTP/1.1\r\nHost: h\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
+                           Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
+
+    #[test]
+    fn ws01_upgrade() {
+        let response = assert_status(101, UPGRADE);
+        assert!(response.contains("s3pPLMBiTxaQ9kYGzzhZRbK+xOo="), "the example of RFC 6455: {response}");
+    }
+
+    #[test]
+    fn h215_unknown_path() {
+        assert_status(404, &UPGRADE.replace("GET /", "GET /other"));
+        assert_status(404, &UPGRADE.replace("GET /", "GET /health"));
+        assert_status(101, &UPGRADE.replace("GET /", "GET /?query=is&fine"));
+    }
+
+    #[test]
+    fn h216_h217_keys() {
+        assert_status(400, &UPGRADE.replace("Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n", ""));
+        assert_status(400, &UPGRADE.replace("dGhlIHNhbXBsZSBub25jZQ==", "c2hvcnQ="));
+        assert_status(400, &UPGRADE.replace("dGhlIHNhbXBsZSBub25jZQ==", "dGhlIHNhbXBsZSBub25jZ!!="));
+        let key = "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n";
+        assert_status(400, &UPGRADE.replace(key, &key.repeat(2)));
+    }
+
+    #[test]
+    fn h218_versions() {
+        let response = assert_status(426, &UPGRADE.replace("Version: 13", "Version: 8")).to_ascii_lowercase();
+        assert!(response.contains("\r\nsec-websocket-version: 13\r\n"));
+        assert!(response.contains("\r\nupgrade: websocket\r\n"));
+        assert_status(400, &UPGRADE.replace("Sec-WebSocket-Version: 13\r\n", ""));
+    }
+
+    #[test]
+    fn h219_token_lists_and_case() {
+        let request = UPGRADE.replace("Upgrade: websocket", "uPGRADE: h2c, WebSocket");
+        assert_status(101, &request.replace("Connection: Upgrade", "CONNECTION: keep-alive, upGRADE"));
+    }
+
+    #[test]
+    fn h220_post() {
+        assert_status(405, &UPGRADE.replace("GET", "POST"));
+        assert_status(405, "POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 2\r\n\r\n{}");
+    }
+
+    #[test]
+    fn h221_http_1_0() {
+        let (response, early) = exchange(true, UPGRADE.replace("HTTP/1.1", "HTTP/1.0").as_bytes());
+        assert!(response.starts_with("HTTP/1.0 400 "), "{response}");
+        assert_eq!(early, None);
+    }
+
+    #[test]
+    fn h222_subprotocols_are_ignored() {
+        let request = UPGRADE.replace("Host: h", "Host: h\r\nSec-WebSocket-Protocol: chat");
+        assert!(!assert_status(101, &request).to_ascii_lowercase().contains("sec-websocket-protocol"));
+    }
+
+    #[test]
+    fn extensions_are_not_negotiated() {
+        let request = UPGRADE.replace("Host: h", "Host: h\r\nSec-WebSocket-Extensions: permessage-deflate");
+        assert!(!assert_status(101, &request).to_ascii_lowercase().contains("sec-websocket-extensions"));
+    }
+
+    #[test]
+    fn h223_h224_h225_sizes() {
+        let get = "GET / HTTP/1.1\r\nHost: h\r\n";
+        assert_status(431, &format!("{get}X: {}\r\n\r\n", "x".repeat(65_536)));
+        assert_status(431, &format!("{get}{}\r\n", "X: y\r\n".repeat(1000)));
+        assert_status(414, &format!("GET /{} HTTP/1.1\r\nHost: h\r\n\r\n", "x".repeat(102_400)));
+    }
+
+    #[test]
+    fn h226_h227_slow_and_silent_requests_meet_one_deadline() {
+        for dribble in [true, false] {
+            let runtime =
+                tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
+            let taken = runtime.block_on(async {
+                let (mut near, far) = tokio::io::duplex(1 << 20);
+                let site = site();
+                let began = tokio::time::Instant::now();
+                let slow = async {
+                    for byte in UPGRADE.bytes() {
+                        tokio::time::sleep(Duration::from_secs(1)).await;
+                        if dribble && near.write_all(&[byte]).await.is_err() {
+                            break;
+                        }
+                    }
+                    std::future::pending::<()>().await;
+                };
+                tokio::select! {
+                    served = serve(far, &site, true, Duration::from_secs(10)) => assert!(served.is_none()),
+                    () = slow => {}
+                }
+                began.elapsed()
+            });
+            assert_eq!(taken.as_secs(), 10);
+        }
+    }
+
+    #[test]
+    fn h228_h229_hosts() {
+        assert_status(400, "GET / HTTP/1.1\r\n\r\n");
+        assert_status(400, "GET / HTTP/1.1\r\nHost: a\r\nHost: a\r\n\r\n");
+        assert_status(400, &UPGRADE.replace("Host: h\r\n", ""));
+    }
+
+    #[test]
+    fn h230_bodies_of_unclear_length() {
+        assert_status(
+            400,
+            "GET / HTTP/1.1\r\nHost: h\r\nContent-Length: 2\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+        );
+        assert_status(400, &UPGRADE.replace("Host: h", "Host: h\r\nTransfer-Encoding: chunked"));
+        assert_status(400, &UPGRADE.replace("Host: h", "Host: h\r\nContent-Length: 5"));
+    }
+
+    #[test]
+    fn h236_h237_other_protocols() {
+        let (response, early) = exchange(true, b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03");
+        assert!(response.is_empty() || response.starts_with("HTTP/1.1 400 "), "{response}");
+        assert_eq!(early, None);
+        let (response, early) = exchange(true, b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n");
+        assert!(response.is_empty() || response.starts_with("HTTP/1.1 400 "), "{response}");
+        assert_eq!(early, None);
+    }
+
+    #[test]
+    fn h238_nul_and_bare_line_feeds() {
+        assert_status(400, "GET / HTTP/1.1\r\nHost: h\r\nX: a\0b\r\n\r\n");
+        assert_status(400, "GET / HTTP/1.1\nHost: h\n\n");
+        assert_status(400, "GET / HTTP/1.1\r\nHost: h\r\nX: a\nY: b\r\n\r\n");
+        assert_status(400, &UPGRADE.replace("Host: h\r\n", "Host: h\n"));
+        assert_status(101, &format!("\r\n\r\n{UPGRADE}"));
+    }
+
+    #[test]
+    fn h240_bytes_behind_the_request_are_kept_as_they_are() {
+        let frames = b"\x81\x80\n\nab\n";
+        let (response, early) = exchange(true, &[UPGRADE.as_bytes(), frames].concat());
+        assert!(response.starts_with("HTTP/1.1 101 "));
+        assert_eq!(early.as_deref(), Some(&frames[..]));
+    }
+
+    #[test]
+    fn a_full_relay_refuses_websockets_and_answers_the_rest() {
+        let (response, early) = exchange(false, UPGRADE.as_bytes());
+        assert!(response.starts_with("HTTP/1.1 503 "), "{response}");
+        assert_eq!(early, None);
+        let (response, _) = exchange(false, b"GET /health HTTP/1.1\r\nHost: h\r\n\r\n");
+        assert!(response.starts_with("HTTP/1.1 200 "), "{response}");
+    }
+
+    #[test]
+    fn n11_03_accept_lists() {
+        let get = |accept: &str| {
+            let request = format!("GET / HTTP/1.1\r\nHost: h\r\nAccept: {accept}\r\n\r\n");
+            assert_status(200, &request).to_ascii_lowercase().contains("\r\ncontent-type: application/nostr+json\r\n")
+        };
+        assert!(get("application/nostr+json"));
+        assert!(get("text/html, Application/Nostr+JSON;q=0.9;charset=utf-8"));
+        assert!(get("*/*\r\nAccept: application/nostr+json"));
+        assert!(!get("*/*"));
+        assert!(!get("application/nostr+jsonx, text/html"));
+    }
+
+    #[test]
+    fn health_names_what_is_wrong() {
+        let mut site = site();
+        let response = site.health();
+        assert_eq!(response.status(), StatusCode::OK);
+        site.health = Box::new(|| Health { problems: vec!["disk full".into()], numbers: Default::default() });
+        assert_eq!(site.health().status(), StatusCode::SERVICE_UNAVAILABLE);
+    }
+}

@@ -1,0 +1,151 @@
+//! The relay information document (NIP-11), made from what is switched on and from the limits in force.
+
+use serde::Serialize;
+
+use crate::config::Config;
+
+/// Where the source lives. NIP-11 wants an address.
+pub(super) const SOFTWARE: &str = "https://github.com/ratite/ratite";
+
+/// The version of this build.
+pub(super) const VERSION: &str = env!("CARGO_PKG_VERSION");
+
+/// The NIPs that this relay acts on, as it is configured now.
+///
+/// 1 basic protocol, 9 deletion, 11 this document, 40 expiration, 45 counting, 62 request to vanish.
+pub(super) fn supported_nips(_config: &Config) -> Vec<u16> {
+    vec![1, 9, 11, 40, 45, 62]
+}
+
+/// The document. Texts that are not configured are left out.
+#[derive(Serialize)]
+struct Document<'a> {
+    name: &'a str,
+    #[serde(skip_serializing_if = "str::is_empty")]
+    description: &'a str,
+    #[serde(skip_serializing_if = "str::is_empty")]
+    banner: &'a str,
+    #[serde(skip_serializing_if = "str::is_empty")]
+    icon: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pubkey: Option<String>,
+    #[serde(skip_serializing_if = "str::is_empty")]
+    contact: &'a str,
+    supported_nips: Vec<u16>,
+    software: &'static str,
+    version: &'static str,
+    #[serde(skip_serializing_if = "str::is_empty")]
+    terms_of_service: &'a str,
+    limitation: Limitation,
+}
+
+/// Numbers are the ones that are enforced (law 9). The two times are seconds from now; one that is off is left out.
+#[derive(Serialize)]
+struct Limitation {
+    max_message_length: usize,
+    max_subscriptions: usize,
+    max_limit: u64,
+    default_limit: u64,
+    max_subid_length: usize,
+    max_event_tags: usize,
+    max_content_length: usize,
+    min_pow_difficulty: u8,
+    auth_required: bool,
+    payment_required: bool,
+    restricted_writes: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    created_at_lower_limit: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    created_at_upper_limit: Option<u64>,
+}
+
+/// Writes the document as JSON.
+pub(super) fn document(config: &Config) -> Result<Vec<u8>, serde_json::Error> {
+    let info = &config.info;
+    let limits = &config.limits;
+    serde_json::to_vec(&Document {
+        name: &info.name,
+        description: &info.description,
+        banner: &info.banner,
+        icon: &info.icon,
+        pubkey: info.pubkey.map(|key| key.to_string()),
+        contact: &info.contact,
+        supported_nips: supported_nips(config),
+        software: SOFTWARE,
+        version: VERSION,
+        terms_of_service: &info.terms_of_service,
+        limitation: Limitation {
+            max_message_length: limits.max_message_length,
+            max_subscriptions: limits.max_subscriptions,
+            max_limit: limits.max_limit,
+            default_limit: limits.default_limit,
+            max_subid_length: limits.max_subid_length,
+            max_event_tags: limits.max_event_tags,
+            max_content_length: limits.max_content_length,
+            min_pow_difficulty: 0,
+            auth_required: false,
+            payment_required: false,
+            restricted_writes: false,
+            created_at_lower_limit: switched_on(limits.created_at_lower_limit),
+            created_at_upper_limit: switched_on(limits.created_at_upper_limit),
+        },
+    })
+}
+
+/// 0 means off.
+fn switched_on(seconds: u64) -> Option<u64> {
+    (seconds > 0).then_some(seconds)
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    fn written(config: &Config) -> Value {
+        serde_json::from_slice(&document(config).unwrap()).unwrap()
+    }
+
+    #[test]
+    fn n11_09_to_n11_14_limits_in_force() {
+        let mut config = Config::default();
+        config.limits.max_message_length = 70_001;
+        config.limits.max_subscriptions = 7;
+        config.limits.max_limit = 77;
+        config.limits.default_limit = 70;
+        config.limits.max_event_tags = 777;
+        config.limits.max_content_length = 7777;
+        config.limits.created_at_lower_limit = 0;
+        config.limits.created_at_upper_limit = 300;
+        let limitation = &written(&config)["limitation"];
+        assert_eq!(limitation["max_message_length"], 70_001);
+        assert_eq!(limitation["max_subscriptions"], 7);
+        assert_eq!(limitation["max_limit"], 77);
+        assert_eq!(limitation["default_limit"], 70);
+        assert_eq!(limitation["max_subid_length"], 64);
+        assert_eq!(limitation["max_event_tags"], 777);
+        assert_eq!(limitation["max_content_length"], 7777);
+        assert_eq!(limitation["created_at_upper_limit"], 300);
+        assert_eq!(limitation["auth_required"], false);
+        assert_eq!(limitation.get("created_at_lower_limit"), None, "what is off is not advertised");
+    }
+
+    #[test]
+    fn n11_05_to_n11_08_texts() {
+        let mut config = Config::default();
+        config.info.name = "A \"quoted\" </script> name\n".into();
+        config.info.contact = "mailto:a@example.org".into();
+        config.info.pubkey = crate::nostr::PublicKey::from_hex(&"ab".repeat(32));
+        let document = written(&config);
+        assert_eq!(document["name"], config.info.name);
+        assert_eq!(document["contact"], "mailto:a@example.org");
+        assert_eq!(document["pubkey"], "ab".repeat(32));
+        assert_eq!(document["software"], SOFTWARE);
+        assert_eq!(document["version"], env!("CARGO_PKG_VERSION"));
+        assert_eq!(document["supported_nips"], json!([1, 9, 11, 40, 45, 62]));
+        for absent in ["description", "icon", "banner", "terms_of_service", "retention"] {
+            assert_eq!(document.get(absent), None, "{absent}");
+        }
+    }
+}

@@ -1,0 +1,214 @@
+//! The page that a browser gets at `/`: what this relay is and which address to give to a client.
+//!
+//! One file, nothing loaded from elsewhere. Every configured text is escaped, and a Content-Security-Policy lets only
+//! our own style and script through, known by their hashes.
+
+use sha2::{Digest, Sha256};
+
+use crate::config::Config;
+use crate::nostr::nip19;
+
+use super::nip11;
+
+const TEMPLATE: &str = include_str!("landing.html");
+const STYLE: &str = include_str!("style.css");
+const SCRIPT: &str = include_str!("script.js");
+
+/// The landing page, ready but for the address, which may depend on the request.
+pub(super) struct Landing {
+    html: String,
+    /// Escaped; empty when it must be taken from the request.
+    address: String,
+    /// The value of the header of that name.
+    pub content_security_policy: String,
+}
+
+impl Landing {
+    /// Builds the page from the configuration.
+    pub(super) fn new(config: &Config) -> Landing {
+        let info = &config.info;
+        let description: String = info
+            .description
+            .replace("\r\n", "\n")
+            .split("\n\n")
+            .map(str::trim)
+            .filter(|paragraph| !paragraph.is_empty())
+            .map(|paragraph| format!("<p>{}</p>\n", escape(paragraph).replace('\n', "<br>\n")))
+            .collect();
+        let nips: Vec<String> = nip11::supported_nips(config)
+            .into_iter()
+            .map(|nip| {
+                format!("<li><a href=\"https://github.com/nostr-protocol/nips/blob/master/{nip:02}.md\">{nip}</a></li>")
+            })
+            .collect();
+        let html = fill(
+            TEMPLATE,
+            &[
+                ("name", &escape(&info.name)),
+                ("description", description.trim_end()),
+                ("nips", &nips.join("\n")),
+                ("facts", &facts(config)),
+                ("derived", if info.url.is_empty() { " data-derived" } else { "" }),
+                ("style", STYLE),
+                ("script", SCRIPT),
+            ],
+        );
+        Landing {
+            html,
+            address: escape(&info.url),
+            content_security_policy: format!(
+                "default-src 'none'; style-src '{}'; script-src '{}'; img-src data:; base-uri 'none'; \
+                 form-action 'none'; frame-ancestors 'none'",
+                content_hash(STYLE),
+                content_hash(SCRIPT),
+            ),
+        }
+    }
+
+    /// The page for a request that named `host`.
+    pub(super) fn render(&self, host: &str) -> String {
+        let derived;
+        let address = if self.address.is_empty() {
+            derived = format!("ws://{}", escape(host));
+            &derived
+        } else {
+            &self.address
+        };
+        fill(&self.html, &[("address", address)])
+    }
+}
+
+/// The rows of the list at the end.
+fn facts(config: &Config) -> String {
+    let info = &config.info;
+    let mut rows = vec![("Software", format!("<a href=\"{}\">ratite</a> {}", nip11::SOFTWARE, escape(nip11::VERSION)))];
+    if let Some(pubkey) = info.pubkey {
+        let npub = nip19::encode_npub(&pubkey);
+        rows.push(("Operator", format!("<a href=\"nostr:{npub}\"><code>{npub}</code></a>")));
+    }
+    if !info.contact.is_empty() {
+        rows.push(("Contact", link(&info.contact)));
+    }
+    if !info.terms_of_service.is_empty() {
+        rows.push(("Terms of service", link(&info.terms_of_service)));
+    }
+    rows.push(("Largest message", format!("{} bytes", config.limits.max_message_length)));
+    let rows: Vec<String> = rows.into_iter().map(|(term, value)| format!("<dt>{term}</dt><dd>{value}</dd>")).collect();
+    rows.join("\n")
+}
+
+/// A link when the text is an address that is safe to follow, else just the text.
+fn link(text: &str) -> String {
+    let escaped = escape(text);
+    let (scheme, _) = text.split_once(':').unwrap_or_default();
+    let shown = if scheme.eq_ignore_ascii_case("mailto") { &escaped["mailto:".len()..] } else { &escaped };
+    if ["https", "http", "mailto", "nostr"].iter().any(|known| scheme.eq_ignore_ascii_case(known)) {
+        format!("<a href=\"{escaped}\" rel=\"nofollow\">{shown}</a>")
+    } else {
+        escaped
+    }
+}
+
+/// Puts values, which are HTML already, in the place of their `{{name}}`. Escaped text holds no braces, so a value
+/// cannot be taken for a place.
+fn fill(template: &str, values: &[(&str, &str)]) -> String {
+    let mut out = template.to_owned();
+    for (name, value) in values {
+        out = out.replace(&format!("{{{{{name}}}}}"), value);
+    }
+    out
+}
+
+/// Makes a text harmless wherever it stands in the page, attributes included.
+fn escape(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    for c in text.chars() {
+        match c {
+            '&' => out.push_str("&amp;"),
+            '<' => out.push_str("&lt;"),
+            '>' => out.push_str("&gt;"),
+            '"' => out.push_str("&quot;"),
+            '\'' => out.push_str("&#39;"),
+            '{' => out.push_str("&#123;"),
+            '}' => out.push_str("&#125;"),
+            c => out.push(c),
+        }
+    }
+    out
+}
+
+/// How a Content-Security-Policy names an inline style or script.
+fn content_hash(content: &str) -> String {
+    const DIGITS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+    let mut out = String::from("sha256-");
+    for chunk in Sha256::digest(content).chunks(3) {
+        let mut group = [0; 4];
+        group[1..=chunk.len()].copy_from_slice(chunk);
+        let group = u32::from_be_bytes(group);
+        for i in 0..4 {
+            out.push(if i <= chunk.len() { char::from(DIGITS[(group >> (18 - 6 * i)) as usize & 63]) } else { '=' });
+        }
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn configured_text_is_escaped_everywhere() {
+        let mut config = Config::default();
+        let evil = "<script>alert('1')</script>\" onload=\"x {{script}} {{address}}";
+        config.info.name = evil.into();
+        config.info.description = format!("{evil}\n\n{evil}\nsecond line");
+        config.info.contact = format!("mailto:{evil}");
+        config.info.terms_of_service = format!("javascript:{evil}");
+        let page = Landing::new(&config).render(&format!("host\"{evil}"));
+        assert_eq!(page.matches("<script>").count(), 1, "only our own");
+        assert!(!page.contains("onload=\""));
+        assert!(!page.contains("href=\"javascript:"));
+        assert!(!page.contains("{{"), "every place is filled");
+        assert_eq!(page.matches(SCRIPT).count(), 1);
+        assert_eq!(page.matches("<p>&lt;script&gt;").count(), 2, "two paragraphs");
+    }
+
+    #[test]
+    fn the_address_is_the_configured_one_or_the_one_in_use() {
+        let mut config = Config::default();
+        let page = Landing::new(&config).render("localhost:7777");
+        assert!(page.contains("<code id=\"address\" data-derived>ws://localhost:7777</code>"));
+        config.info.url = "wss://relay.example.org".into();
+        let page = Landing::new(&config).render("localhost:7777");
+        assert!(page.contains("<code id=\"address\">wss://relay.example.org</code>"));
+    }
+
+    #[test]
+    fn nips_are_links_and_the_operator_is_an_npub() {
+        let mut config = Config::default();
+        config.info.pubkey = crate::nostr::PublicKey::from_hex(&"ab".repeat(32));
+        config.info.contact = "mailto:op@example.org".into();
+        let page = Landing::new(&config).render("h");
+        assert!(page.contains("/nips/blob/master/01.md\">1</a>"));
+        assert!(page.contains("/nips/blob/master/62.md\">62</a>"));
+        assert!(page.contains("<code>npub1"));
+        assert!(page.contains("<a href=\"mailto:op@example.org\" rel=\"nofollow\">op@example.org</a>"));
+    }
+
+    #[test]
+    fn nothing_is_loaded_from_elsewhere() {
+        let landing = Landing::new(&Config::default());
+        let page = landing.render("h");
+        assert!(!page.contains(" src="));
+        assert!(!page.contains("url("));
+        assert!(!page.contains("@import"));
+        assert!(landing.content_security_policy.starts_with("default-src 'none';"));
+    }
+
+    #[test]
+    fn content_hashes_as_browsers_compute_them() {
+        // From the Content Security Policy Level 3 text: the hash of `doSomething();` and two of other lengths.
+        assert_eq!(content_hash("doSomething();"), "sha256-RFWPLDbv2BY+rCkDzsE+0fr8ylGr2R2faWMhq4lfEQc=");
+        assert_eq!(content_hash(""), "sha256-47DEQpj8HBSa+/TImW+5JCeuQeRkm5NMpJWZG3hSuFU=");
+    }
+}

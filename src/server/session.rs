@@ -1,0 +1,395 @@
+//! The life of one WebSocket: messages in, answers out, pings in between, and every way it can end.
+//!
+//! One task per connection, and one place where it sleeps: [`Session::poll_turn`]. It wakes when the peer sends, when
+//! the kernel takes more, when the core puts something into the outbox, when a ping is due, or when the server goes
+//! down. Everything it keeps lies in the session, so a turn may be dropped at any moment.
+//!
+//! Backpressure: while an event waits for room in the core's queue, and while too many answers wait for the peer,
+//! nothing more is read. Writing and pinging go on.
+
+use std::future::{Future, poll_fn};
+use std::pin::{Pin, pin};
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use bytes::Bytes;
+use fastwebsockets::{CloseCode, OpCode};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::time::{Instant, Sleep, sleep, timeout};
+
+use super::frame::{Decoder, Incoming, Violation, write_close, write_control};
+use super::outbox::{Batch, Outbox, Phase};
+use super::shared::{Counters, Patience, Shared, Ticket};
+use super::stream::{hang_up, poll_read_with};
+use crate::nostr::message::{write_notice, write_ok};
+use crate::nostr::{ClientMessage, Event};
+use crate::relay::{Admission, Client, Outcome, Relay};
+
+/// So many useless messages in a row end the connection.
+const MOST_STRIKES: u32 = 100;
+
+/// How long a peer may take to read what was left for it and to hang up.
+const LAST_WORDS: Duration = Duration::from_secs(5);
+
+/// The same while the server goes down.
+const LAST_WORDS_AT_SHUTDOWN: Duration = Duration::from_millis(700);
+
+/// Why a connection ends.
+#[derive(Debug)]
+enum End {
+    /// The stream broke or the peer stopped sending without a close frame.
+    Gone,
+    /// A ping stayed unanswered.
+    Silent,
+    /// The peer sent a close frame.
+    Closed(Option<CloseCode>),
+    /// The peer broke the protocol or our patience.
+    Violation(Violation),
+    /// The peer reads more slowly than it asks.
+    TooSlow,
+    /// The server goes down.
+    ShuttingDown,
+}
+
+/// What a turn was left for.
+enum Turn {
+    /// An event waits for room in the core; so many bytes.
+    Admit(Box<Event>, usize),
+    End(End),
+}
+
+/// Serves one WebSocket until it ends. `early` came behind the handshake.
+pub(super) async fn run<S>(io: S, early: Bytes, shared: &Shared)
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    // Copied, so that an idle session does not hold on to the buffer of the handshake.
+    let unread = early.to_vec();
+    drop(early);
+    let outbox = Arc::new(Outbox::new(shared.bounds.outbox));
+    let ticket = shared.registry.enter(Arc::clone(&outbox));
+    let session = Session {
+        io,
+        decoder: Decoder::new(shared.bounds.message),
+        unread,
+        batch: Batch::default(),
+        blocked: false,
+        paused: false,
+        draining: false,
+        last_heard: Instant::now(),
+        ping_sent: None,
+        patience: shared.patience,
+        peer: Peer {
+            relay: shared.relay.clone(),
+            client: shared.relay.connect(Arc::clone(&outbox) as _),
+            outbox,
+            strikes: 0,
+        },
+        ticket,
+    };
+    session.run(&shared.counters).await;
+}
+
+/// A connection's state.
+struct Session<S> {
+    io: S,
+    decoder: Decoder,
+    /// Bytes that were received but not looked at: behind the handshake, or behind an event that waits for room.
+    unread: Vec<u8>,
+    batch: Batch,
+    /// The kernel took no more bytes the last time. When it does again, the peer has read: a sign of life.
+    blocked: bool,
+    /// Nothing is read because too much waits to be written.
+    paused: bool,
+    /// Nothing is read ever again: the server goes down.
+    draining: bool,
+    last_heard: Instant,
+    ping_sent: Option<Instant>,
+    patience: Patience,
+    peer: Peer,
+    ticket: Ticket,
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
+    async fn run(mut self, counters: &Counters) {
+        let end = {
+            let mut timer = pin!(sleep(self.patience.ping_interval));
+            loop {
+                match poll_fn(|cx| self.poll_turn(cx, timer.as_mut(), true)).await {
+                    Turn::End(end) => break end,
+                    Turn::Admit(event, bytes) => match self.admitted(bytes, timer.as_mut()).await {
+                        Ok(Some(admission)) => self.peer.publish(*event, admission),
+                        Ok(None) => self.peer.refuse(&event, "error: the relay is shutting down"),
+                        Err(end) => break end,
+                    },
+                }
+            }
+        };
+        tracing::debug!(?end, "connection ends");
+        match end {
+            End::TooSlow => Counters::count(&counters.too_slow),
+            End::Silent => Counters::count(&counters.silent),
+            End::Violation(_) => Counters::count(&counters.violations),
+            End::Gone | End::Closed(_) | End::ShuttingDown => {}
+        }
+        self.leave(end).await;
+    }
+
+    /// Waits for room in the core while all but reading goes on. `None` when the server goes down meanwhile.
+    async fn admitted(&mut self, bytes: usize, mut timer: Pin<&mut Sleep>) -> Result<Option<Admission>, End> {
+        let relay = self.peer.relay.clone();
+        let mut admit = pin!(relay.admit(bytes));
+        poll_fn(|cx| {
+            if let Poll::Ready(admission) = admit.as_mut().poll(cx) {
+                return Poll::Ready(Ok(Some(admission)));
+            }
+            if let Poll::Ready(Turn::End(end)) = self.poll_turn(cx, timer.as_mut(), false) {
+                return Poll::Ready(Err(end));
+            }
+            if self.draining { Poll::Ready(Ok(None)) } else { Poll::Pending }
+        })
+        .await
+    }
+
+    /// Reads, writes and pings until there is nothing left to do.
+    fn poll_turn(&mut self, cx: &mut Context<'_>, mut timer: Pin<&mut Sleep>, reading: bool) -> Poll<Turn> {
+        loop {
+            // One read, then its answers, then the next: a peer that sends without pause still gets answers.
+            let reading = reading && !self.draining && !self.paused;
+            let heard = reading
+                && match self.poll_incoming(cx) {
+                    Poll::Ready(Some(turn)) => return Poll::Ready(turn),
+                    Poll::Ready(None) => true,
+                    Poll::Pending => false,
+                };
+
+            match self.poll_outgoing(cx) {
+                Poll::Ready(Err(_)) => return Poll::Ready(Turn::End(End::Gone)),
+                Poll::Ready(Ok(())) => self.blocked = false,
+                Poll::Pending => self.blocked = true,
+            }
+
+            if self.poll_liveness(cx, timer.as_mut()).is_ready() {
+                return Poll::Ready(Turn::End(End::Silent));
+            }
+
+            let status = self.peer.outbox.poll_status(cx);
+            if status.overflowed {
+                return Poll::Ready(Turn::End(End::TooSlow));
+            }
+            match status.phase {
+                Phase::Serving => {}
+                Phase::Draining => self.draining = true,
+                Phase::Closing => return Poll::Ready(Turn::End(End::ShuttingDown)),
+            }
+            if status.resume {
+                self.peer.client.resume();
+            }
+            let was_paused = std::mem::replace(&mut self.paused, status.bytes > self.peer.outbox.pause_mark());
+
+            // Sleep only when each thing that could go on has promised to wake the task: the socket to read from
+            // and to write to, the timer, and the outbox when it is empty.
+            let more_to_read = heard || (was_paused && !self.paused);
+            let more_to_write = status.queued && !self.blocked;
+            if !more_to_read && !more_to_write {
+                return Poll::Pending;
+            }
+        }
+    }
+
+    /// Reads once and handles what came. `None` when everything was handled.
+    fn poll_incoming(&mut self, cx: &mut Context<'_>) -> Poll<Option<Turn>> {
+        let Session { io, decoder, unread, peer, last_heard, ping_sent, .. } = self;
+        if !unread.is_empty() {
+            let mut bytes = std::mem::take(unread);
+            return Poll::Ready(peer.digest(cx, decoder, &mut bytes, unread));
+        }
+        let turn = ready!(poll_read_with(io, cx, |cx, bytes| {
+            if bytes.is_empty() {
+                return Some(Turn::End(End::Gone));
+            }
+            *last_heard = Instant::now();
+            *ping_sent = None;
+            peer.digest(cx, decoder, bytes, unread)
+        }));
+        Poll::Ready(turn.unwrap_or(Some(Turn::End(End::Gone))))
+    }
+
+    /// Writes what waits.
+    fn poll_outgoing(&mut self, cx: &mut Context<'_>) -> Poll<std::io::Result<()>> {
+        let Session { io, batch, peer, blocked, last_heard, ping_sent, .. } = self;
+        batch.poll_write(io, &peer.outbox, cx, &mut || {
+            if std::mem::take(blocked) {
+                *last_heard = Instant::now();
+                *ping_sent = None;
+            }
+        })
+    }
+
+    /// Sends the ping that is due. Ready when the peer is to be given up.
+    fn poll_liveness(&mut self, cx: &mut Context<'_>, mut timer: Pin<&mut Sleep>) -> Poll<()> {
+        // The timer is not moved whenever something is heard; it rings at the earliest moment that could matter and
+        // then looks when it really is due.
+        while timer.as_mut().poll(cx).is_ready() {
+            let now = Instant::now();
+            let due = match self.ping_sent {
+                Some(sent) => sent + self.patience.ping_timeout,
+                None => self.last_heard + self.patience.ping_interval,
+            };
+            if now < due {
+                timer.as_mut().reset(due);
+            } else if self.ping_sent.is_some() {
+                return Poll::Ready(());
+            } else {
+                self.peer.outbox.push_urgent(|buf| write_control(buf, OpCode::Ping, b""));
+                self.ping_sent = Some(now);
+                timer.as_mut().reset(now + self.patience.ping_timeout);
+            }
+        }
+        Poll::Pending
+    }
+
+    /// Says goodbye as the way of the end asks for, in bounded time.
+    async fn leave(self, end: End) {
+        let Session { mut io, mut batch, peer, ticket, .. } = self;
+        let Peer { client, outbox, .. } = peer;
+        // Subscriptions end here. Events that were accepted go on without us.
+        drop(client);
+        let (flush, code, reason) = match end {
+            End::Gone | End::Silent => {
+                outbox.give_up();
+                return;
+            }
+            // The peer does not want the rest.
+            End::Closed(code) => (false, code, ""),
+            End::TooSlow => (false, Some(CloseCode::Policy), "too slow: answers and events pile up unread"),
+            End::Violation(violation) => (true, Some(violation.code), violation.reason),
+            End::ShuttingDown => (true, Some(CloseCode::Away), "the relay is shutting down"),
+        };
+        let limit = if matches!(end, End::ShuttingDown) { LAST_WORDS_AT_SHUTDOWN } else { LAST_WORDS };
+        outbox.finish(flush, |buf| write_close(buf, code, reason));
+        let _ = timeout(limit, async {
+            let written = poll_fn(|cx| batch.poll_write(&mut io, &outbox, cx, &mut || ())).await;
+            if written.is_ok() {
+                hang_up(&mut io).await;
+            }
+        })
+        .await;
+        outbox.give_up();
+        drop(ticket);
+    }
+}
+
+/// The peer as the protocol sees it: its place in the core, its outbox, its conduct.
+struct Peer {
+    relay: Relay,
+    client: Client,
+    outbox: Arc<Outbox>,
+    /// Useless messages since the last good one.
+    strikes: u32,
+}
+
+impl Peer {
+    /// Handles all complete messages in `bytes`. When one makes the session leave its turn, what lies behind it is
+    /// kept in `unread`.
+    fn digest(
+        &mut self,
+        cx: &mut Context<'_>,
+        decoder: &mut Decoder,
+        bytes: &mut [u8],
+        unread: &mut Vec<u8>,
+    ) -> Option<Turn> {
+        let mut at = 0;
+        loop {
+            let turn = match decoder.next(bytes, &mut at) {
+                Ok(Some(incoming)) => self.handle(cx, incoming),
+                Ok(None) => return None,
+                Err(violation) => Some(Turn::End(End::Violation(violation))),
+            };
+            if turn.is_some() {
+                *unread = bytes[at..].to_vec();
+                return turn;
+            }
+        }
+    }
+
+    fn handle(&mut self, cx: &mut Context<'_>, incoming: Incoming<'_>) -> Option<Turn> {
+        match incoming {
+            Incoming::Text(text) => self.handle_text(cx, text),
+            Incoming::Binary(_) => {
+                self.notice("invalid: messages must be text frames, this one was binary");
+                self.strike()
+            }
+            Incoming::Ping(payload) => {
+                self.outbox.push_urgent(|buf| write_control(buf, OpCode::Pong, payload));
+                None
+            }
+            Incoming::Pong => None,
+            Incoming::Close(code) => Some(Turn::End(End::Closed(code))),
+        }
+    }
+
+    fn handle_text(&mut self, cx: &mut Context<'_>, text: &str) -> Option<Turn> {
+        let message = match ClientMessage::parse(text.as_bytes()) {
+            Ok(message) => message,
+            Err(rejected) => {
+                self.outbox.push_text(|buf| rejected.write(buf));
+                return self.strike();
+            }
+        };
+        match message {
+            ClientMessage::Event(event) => {
+                self.strikes = 0;
+                let admit = pin!(self.relay.admit(text.len()));
+                match admit.poll(cx) {
+                    Poll::Ready(admission) => self.publish(*event, admission),
+                    Poll::Pending => return Some(Turn::Admit(event, text.len())),
+                }
+            }
+            ClientMessage::Req { id, filters } => {
+                self.strikes = 0;
+                self.client.subscribe(id, filters);
+            }
+            ClientMessage::Count { id, filters } => {
+                self.strikes = 0;
+                self.client.count(id, filters);
+            }
+            ClientMessage::Close(id) => {
+                self.strikes = 0;
+                self.client.unsubscribe(&id);
+            }
+            ClientMessage::Auth(_) => {
+                self.notice("unsupported: this relay asks nobody to authenticate");
+                return self.strike();
+            }
+        }
+        None
+    }
+
+    /// Hands an event to the core; its OK comes into the outbox when the core is done with it.
+    fn publish(&self, event: Event, admission: Admission) {
+        let outbox = Arc::clone(&self.outbox);
+        let id = event.id;
+        self.relay.publish(event, admission, move |outcome: Outcome| {
+            outbox.push_text(|buf| write_ok(buf, &id, outcome.ok(), &outcome.message()));
+        });
+    }
+
+    fn refuse(&self, event: &Event, reason: &str) {
+        self.outbox.push_text(|buf| write_ok(buf, &event.id, false, reason));
+    }
+
+    fn notice(&self, text: &str) {
+        self.outbox.push_text(|buf| write_notice(buf, text));
+    }
+
+    /// Counts a useless message.
+    fn strike(&mut self) -> Option<Turn> {
+        self.strikes += 1;
+        (self.strikes > MOST_STRIKES).then_some(Turn::End(End::Violation(Violation {
+            code: CloseCode::Policy,
+            reason: "too many messages that are of no use",
+        })))
+    }
+}

@@ -1,0 +1,121 @@
+//! What all connections of a server have in common: the core, the limits, the list of who is connected, the counters.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use super::http::Site;
+use super::outbox::{Outbox, Phase};
+use crate::relay::Relay;
+
+/// How patient the server is with its peers.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Patience {
+    /// From the accepted connection to the answer of its one HTTP request.
+    pub header: Duration,
+    /// Silence after which a ping is sent.
+    pub ping_interval: Duration,
+    /// How long a ping may stay unanswered.
+    pub ping_timeout: Duration,
+}
+
+/// Bounds of one connection.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Bounds {
+    /// Bytes of a message from the peer.
+    pub message: usize,
+    /// Bytes that may wait to be written to the peer.
+    pub outbox: usize,
+}
+
+/// What has happened since the start.
+#[derive(Debug, Default)]
+pub(super) struct Counters {
+    /// Connections accepted.
+    pub accepted: AtomicU64,
+    /// Connections turned away because the server was full.
+    pub turned_away: AtomicU64,
+    /// Connections closed because their peer read too slowly.
+    pub too_slow: AtomicU64,
+    /// Connections dropped because their peer fell silent.
+    pub silent: AtomicU64,
+    /// Connections closed for a breach of the WebSocket protocol or too many useless messages.
+    pub violations: AtomicU64,
+}
+
+impl Counters {
+    /// Adds one.
+    pub(super) fn count(counter: &AtomicU64) {
+        counter.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+#[derive(Default)]
+struct Sessions {
+    phase: Phase,
+    next: u64,
+    open: HashMap<u64, Arc<Outbox>>,
+}
+
+/// The open WebSockets.
+#[derive(Default)]
+pub(super) struct Registry {
+    sessions: Mutex<Sessions>,
+}
+
+impl Registry {
+    fn lock(&self) -> MutexGuard<'_, Sessions> {
+        // Plain data, consistent between any two statements.
+        self.sessions.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Lists a session until the ticket is dropped. A server on its way down tells it so at once.
+    pub(super) fn enter(self: &Arc<Self>, outbox: Arc<Outbox>) -> Ticket {
+        let mut sessions = self.lock();
+        outbox.announce(sessions.phase);
+        let number = sessions.next;
+        sessions.next += 1;
+        sessions.open.insert(number, outbox);
+        Ticket { registry: Arc::clone(self), number }
+    }
+
+    /// Tells every session, and every later one, how far the server is on its way down.
+    pub(super) fn announce(&self, phase: Phase) {
+        let outboxes: Vec<Arc<Outbox>> = {
+            let mut sessions = self.lock();
+            sessions.phase = sessions.phase.max(phase);
+            sessions.open.values().cloned().collect()
+        };
+        for outbox in outboxes {
+            outbox.announce(phase);
+        }
+    }
+
+    /// How many WebSockets are open.
+    pub(super) fn len(&self) -> usize {
+        self.lock().open.len()
+    }
+}
+
+/// Keeps a session listed.
+pub(super) struct Ticket {
+    registry: Arc<Registry>,
+    number: u64,
+}
+
+impl Drop for Ticket {
+    fn drop(&mut self) {
+        self.registry.lock().open.remove(&self.number);
+    }
+}
+
+/// Everything a connection needs to know.
+pub(super) struct Shared {
+    pub relay: Relay,
+    pub site: Site,
+    pub patience: Patience,
+    pub bounds: Bounds,
+    pub registry: Arc<Registry>,
+    pub counters: Arc<Counters>,
+}

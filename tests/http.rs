@@ -1,0 +1,166 @@
+//! The relay as HTTP clients see it: the information document, the landing page, `/health`, and who is turned away.
+
+#![allow(clippy::unwrap_used, reason = "a failed unwrap fails the test")]
+
+mod wire;
+
+use std::io::Read;
+use std::net::TcpStream;
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+
+use wire::{HANDSHAKE, Socket, TestRelay, eventually, http};
+
+/// Status, head in lower case, body.
+fn get(relay: &TestRelay, request: &str) -> (u16, String, String) {
+    let answer = http(relay.address, request.as_bytes());
+    let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+    let status = head.split(' ').nth(1).unwrap().parse().unwrap();
+    (status, head.to_ascii_lowercase(), body.to_owned())
+}
+
+#[track_caller]
+fn assert_cors(head: &str) {
+    for name in ["origin", "headers", "methods"] {
+        assert!(head.contains(&format!("\r\naccess-control-allow-{name}: ")), "{name}: {head}");
+    }
+}
+
+#[test]
+fn h212_information_document() {
+    let relay = TestRelay::with(|config| {
+        config.info.name = "test \"relay\"".into();
+        config.limits.max_message_length = 70_000;
+    });
+    let (status, head, body) = get(&relay, "GET / HTTP/1.1\r\nHost: h\r\nAccept: application/nostr+json\r\n\r\n");
+    assert_eq!(status, 200);
+    assert!(head.contains("\r\ncontent-type: application/nostr+json"));
+    assert!(head.contains("\r\nvary: accept"));
+    assert_cors(&head);
+    let document: Value = serde_json::from_str(&body).unwrap();
+    assert_eq!(document["name"], "test \"relay\"");
+    assert_eq!(document["supported_nips"], json!([1, 9, 11, 40, 45, 62]));
+    assert_eq!(document["limitation"]["max_message_length"], 70_000);
+}
+
+#[test]
+fn h214_cors_preflight() {
+    let relay = TestRelay::start();
+    let (status, head, body) =
+        get(&relay, "OPTIONS / HTTP/1.1\r\nHost: h\r\nOrigin: https://a\r\nAccess-Control-Request-Method: GET\r\n\r\n");
+    assert_eq!((status, body.as_str()), (204, ""));
+    assert_cors(&head);
+}
+
+#[test]
+fn n11_18_landing_page_for_everyone_else() {
+    let relay = TestRelay::with(|config| {
+        config.info.name = "<b>bold</b> relay".into();
+        config.info.description = "First.\n\nSecond.".into();
+    });
+    let (status, head, body) =
+        get(&relay, "GET / HTTP/1.1\r\nHost: relay.example.org\r\nAccept: text/html,*/*;q=0.8\r\n\r\n");
+    assert_eq!(status, 200);
+    assert!(head.contains("\r\ncontent-type: text/html; charset=utf-8"));
+    assert!(head.contains("\r\ncontent-security-policy: default-src 'none';"));
+    assert!(body.contains("&lt;b&gt;bold&lt;/b&gt; relay"));
+    assert!(body.contains("ws://relay.example.org"));
+
+    let (status, head_only, nothing) = get(&relay, "HEAD / HTTP/1.1\r\nHost: relay.example.org\r\n\r\n");
+    assert_eq!((status, nothing.as_str()), (200, ""));
+    let length = format!("\r\ncontent-length: {}", body.len());
+    assert!(head_only.contains(&length) && head.contains(&length), "{head_only}");
+}
+
+#[test]
+fn unknown_paths_are_404() {
+    let relay = TestRelay::start();
+    for path in ["/favicon.ico", "/index.html", "//", "/health/"] {
+        let (status, head, _) = get(&relay, &format!("GET {path} HTTP/1.1\r\nHost: h\r\n\r\n"));
+        assert_eq!(status, 404, "{path}");
+        assert!(head.contains("\r\ncontent-type: text/plain"));
+    }
+}
+
+#[test]
+fn health_counts() {
+    let relay = TestRelay::start();
+    let mut socket = relay.connect();
+    socket.say("[\"REQ\",\"s\",{\"limit\":0}]");
+    socket.hears("EOSE", "s");
+    let health = relay.health();
+    assert_eq!(health["status"], "ok");
+    assert_eq!(health["connections"], 1);
+    assert_eq!(health["subscriptions"], 1);
+    drop(socket);
+    eventually("the connection is gone from the books", || {
+        let health = relay.health();
+        health["connections"] == 0 && health["subscriptions"] == 0
+    });
+}
+
+#[test]
+fn h223_h225_refusals_reach_a_peer_that_still_sends() {
+    let relay = TestRelay::start();
+    let big = format!("GET / HTTP/1.1\r\nHost: h\r\nX: {}\r\n\r\n", "x".repeat(65_536));
+    assert_eq!(get(&relay, &big).0, 431);
+    let long = format!("GET /{} HTTP/1.1\r\nHost: h\r\n\r\n", "x".repeat(102_400));
+    assert_eq!(get(&relay, &long).0, 414);
+}
+
+#[test]
+fn h227_a_silent_connection_is_closed() {
+    let relay = TestRelay::with(|config| config.listen.header_timeout = 1);
+    let began = Instant::now();
+    let mut stream = TcpStream::connect(relay.address).unwrap();
+    stream.set_read_timeout(Some(wire::PATIENCE)).unwrap();
+    assert_eq!(stream.read(&mut [0; 100]).unwrap(), 0, "nothing but the end");
+    assert!(began.elapsed() >= Duration::from_millis(900));
+}
+
+#[test]
+fn a_full_relay_turns_websockets_away_with_503_and_recovers() {
+    let relay = TestRelay::with(|config| config.listen.max_connections = 2);
+    let mut first = relay.connect();
+    let _second = relay.connect();
+    let (status, head, _) = get(&relay, HANDSHAKE);
+    assert_eq!(status, 503);
+    assert!(head.contains("\r\nretry-after: "));
+    first.still_works();
+    assert!(relay.health()["turned_away"].as_u64().unwrap() >= 1, "health is answered even now");
+    drop(first);
+    eventually("there is room again", || http_status(&relay) == 101);
+}
+
+/// Tries to upgrade and hangs up.
+fn http_status(relay: &TestRelay) -> u16 {
+    use std::io::Write;
+    let mut stream = TcpStream::connect(relay.address).unwrap();
+    stream.write_all(HANDSHAKE.as_bytes()).unwrap();
+    let mut head = [0; 12];
+    stream.read_exact(&mut head).unwrap();
+    std::str::from_utf8(&head[9..]).unwrap().parse().unwrap()
+}
+
+#[test]
+fn h240_pipelined_bytes_are_the_first_frames() {
+    let relay = TestRelay::start();
+    let early = [wire::text("[\"REQ\",\"a\",{\"limit\":0}]"), wire::text("[\"REQ\",\"b\",{\"limit\":0}]")].concat();
+    let (early, late) = early.split_at(early.len() - 5);
+    let mut socket = Socket::open_with(relay.address, early);
+    socket.hears("EOSE", "a");
+    socket.send(late);
+    socket.hears("EOSE", "b");
+}
+
+#[test]
+fn a_taken_port_is_named_with_what_to_do() {
+    let relay = TestRelay::start();
+    let mut config = ratite::config::Config::default();
+    config.listen.addresses = vec![relay.address];
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let error = runtime.block_on(async { ratite::server::Server::start(relay.relay.clone(), &config).err() });
+    let error = error.unwrap().to_string();
+    assert!(error.contains(&relay.address.to_string()) && error.contains("--listen"), "{error}");
+}

@@ -1,0 +1,287 @@
+//! A relay in this process and a client made of a raw socket, for tests that look at the bytes.
+
+#![allow(dead_code, clippy::unwrap_used, reason = "each test file uses its part; a failed unwrap fails the test")]
+
+use std::io::{ErrorKind, Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::time::{Duration, Instant};
+
+use ratite::config::Config;
+use ratite::nostr::{Event, Kind, Tags, UnsignedEvent};
+use ratite::relay::{Relay, Settings};
+use ratite::server::Server;
+use ratite::store::Store;
+use secp256k1::Keypair;
+use serde_json::Value;
+
+/// Nothing here takes as long; a test that waits for this has failed.
+pub const PATIENCE: Duration = Duration::from_secs(20);
+
+/// A relay that serves on a free port of this machine, with a database of its own.
+pub struct TestRelay {
+    pub address: SocketAddr,
+    pub relay: Relay,
+    server: Option<Server>,
+    runtime: tokio::runtime::Runtime,
+    _folder: tempfile::TempDir,
+}
+
+impl TestRelay {
+    pub fn start() -> TestRelay {
+        TestRelay::with(|_| {})
+    }
+
+    /// `change` gets the default configuration.
+    pub fn with(change: impl FnOnce(&mut Config)) -> TestRelay {
+        let folder = tempfile::tempdir().unwrap();
+        let mut config = Config::default();
+        config.listen.addresses = vec![([127, 0, 0, 1], 0).into()];
+        change(&mut config);
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+        let store = Store::open(folder.path(), 1 << 30).unwrap();
+        let relay = Relay::start(store, Settings::from_config(&config)).unwrap();
+        let server = {
+            let _inside = runtime.enter();
+            Server::start(relay.clone(), &config).unwrap()
+        };
+        TestRelay { address: server.addresses()[0], relay, server: Some(server), runtime, _folder: folder }
+    }
+
+    /// A WebSocket to this relay.
+    pub fn connect(&self) -> Socket {
+        Socket::open(self.address)
+    }
+
+    /// Begins the shutdown and returns at once; what comes back waits for its end.
+    pub fn begin_shutdown(&mut self) -> tokio::task::JoinHandle<()> {
+        self.runtime.spawn(self.server.take().unwrap().shutdown())
+    }
+
+    pub fn wait<T>(&self, task: tokio::task::JoinHandle<T>) -> T {
+        self.runtime.block_on(task).unwrap()
+    }
+
+    /// The numbers of `/health`.
+    pub fn health(&self) -> Value {
+        let answer = http(self.address, b"GET /health HTTP/1.1\r\nHost: h\r\n\r\n");
+        serde_json::from_str(answer.split_once("\r\n\r\n").unwrap().1).unwrap()
+    }
+}
+
+impl Drop for TestRelay {
+    fn drop(&mut self) {
+        if let Some(server) = self.server.take() {
+            self.runtime.block_on(server.shutdown());
+        }
+    }
+}
+
+/// Asks until the answer is yes.
+#[track_caller]
+pub fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
+    let began = Instant::now();
+    while !condition() {
+        assert!(began.elapsed() < PATIENCE, "still not so: {what}");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+/// Sends a request, reads to the end.
+pub fn http(address: SocketAddr, request: &[u8]) -> String {
+    let mut stream = TcpStream::connect(address).unwrap();
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    stream.write_all(request).unwrap();
+    let mut answer = Vec::new();
+    stream.read_to_end(&mut answer).unwrap();
+    String::from_utf8(answer).unwrap()
+}
+
+pub const HANDSHAKE: &str = "GET / HTTP/1.1\r\nHost: relay\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
+                             Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
+
+/// First byte of a frame: the last or only one of its message.
+pub const FIN: u8 = 0x80;
+pub const CONTINUATION: u8 = 0;
+pub const TEXT: u8 = 1;
+pub const BINARY: u8 = 2;
+pub const CLOSE: u8 = 8;
+pub const PING: u8 = 9;
+pub const PONG: u8 = 10;
+
+/// A client's frame.
+pub fn frame(first: u8, payload: &[u8]) -> Vec<u8> {
+    const MASK: [u8; 4] = [0x37, 0xfa, 0x21, 0x3d];
+    let mut out = vec![first];
+    match payload.len() {
+        n @ 0..=125 => out.push(0x80 | n as u8),
+        n @ 126..=0xffff => {
+            out.push(0x80 | 126);
+            out.extend_from_slice(&(n as u16).to_be_bytes());
+        }
+        n => {
+            out.push(0x80 | 127);
+            out.extend_from_slice(&(n as u64).to_be_bytes());
+        }
+    }
+    out.extend_from_slice(&MASK);
+    out.extend(payload.iter().enumerate().map(|(i, byte)| byte ^ MASK[i & 3]));
+    out
+}
+
+pub fn text(message: &str) -> Vec<u8> {
+    frame(FIN | TEXT, message.as_bytes())
+}
+
+/// A frame of the relay.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Frame {
+    pub opcode: u8,
+    pub payload: Vec<u8>,
+}
+
+/// A WebSocket client without a library.
+pub struct Socket {
+    pub stream: TcpStream,
+    buffer: Vec<u8>,
+}
+
+impl Socket {
+    pub fn open(address: SocketAddr) -> Socket {
+        Socket::open_with(address, b"")
+    }
+
+    /// Sends `early` in the same segment as the handshake.
+    pub fn open_with(address: SocketAddr, early: &[u8]) -> Socket {
+        let mut stream = TcpStream::connect(address).unwrap();
+        stream.set_nodelay(true).unwrap();
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        stream.set_write_timeout(Some(PATIENCE)).unwrap();
+        stream.write_all(&[HANDSHAKE.as_bytes(), early].concat()).unwrap();
+        let mut socket = Socket { stream, buffer: Vec::new() };
+        let head = loop {
+            if let Some(end) = socket.buffer.windows(4).position(|four| four == b"\r\n\r\n") {
+                break socket.buffer.drain(..end + 4).collect::<Vec<u8>>();
+            }
+            assert!(socket.fill(), "hung up during the handshake");
+        };
+        assert!(head.starts_with(b"HTTP/1.1 101 "), "{}", String::from_utf8_lossy(&head));
+        socket
+    }
+
+    pub fn send(&mut self, bytes: &[u8]) {
+        self.stream.write_all(bytes).unwrap();
+    }
+
+    pub fn say(&mut self, message: &str) {
+        self.send(&text(message));
+    }
+
+    pub fn publish(&mut self, event: &Event) {
+        let mut message = b"[\"EVENT\",".to_vec();
+        event.write_json(&mut message);
+        message.push(b']');
+        self.send(&frame(FIN | TEXT, &message));
+    }
+
+    /// False at the end of the stream.
+    fn fill(&mut self) -> bool {
+        let mut chunk = [0; 16 * 1024];
+        match self.stream.read(&mut chunk) {
+            Ok(n) => {
+                self.buffer.extend_from_slice(&chunk[..n]);
+                n > 0
+            }
+            Err(error) if error.kind() == ErrorKind::ConnectionReset => false,
+            Err(error) => panic!("nothing came: {error}"),
+        }
+    }
+
+    /// The next frame; `None` at the end of the stream.
+    pub fn next(&mut self) -> Option<Frame> {
+        loop {
+            if let Some((frame, size)) = parse(&self.buffer) {
+                self.buffer.drain(..size);
+                return Some(frame);
+            }
+            if !self.fill() {
+                assert!(self.buffer.is_empty(), "the stream ends inside a frame");
+                return None;
+            }
+        }
+    }
+
+    /// The next message, which must be a text; pings are passed over.
+    #[track_caller]
+    pub fn hear(&mut self) -> Value {
+        loop {
+            let frame = self.next().expect("the relay hung up");
+            match frame.opcode {
+                TEXT => return serde_json::from_slice(&frame.payload).unwrap(),
+                PING => {}
+                _ => panic!("expected a message, got {frame:?}"),
+            }
+        }
+    }
+
+    /// Hears a message that begins like this.
+    #[track_caller]
+    pub fn hears(&mut self, verb: &str, second: &str) -> Value {
+        let message = self.hear();
+        assert_eq!((message[0].as_str(), message[1].as_str()), (Some(verb), Some(second)), "{message}");
+        message
+    }
+
+    /// Hears a NOTICE whose text begins like this.
+    #[track_caller]
+    pub fn hears_notice(&mut self, prefix: &str) {
+        let message = self.hear();
+        assert_eq!(message[0], "NOTICE", "{message}");
+        assert!(message[1].as_str().unwrap().starts_with(prefix), "{message}");
+    }
+
+    /// The connection still answers.
+    #[track_caller]
+    pub fn still_works(&mut self) {
+        self.say("[\"REQ\",\"z\",{\"limit\":0}]");
+        self.hears("EOSE", "z");
+        self.say("[\"CLOSE\",\"z\"]");
+    }
+
+    /// Expects a close frame with this code, passing over what was under way, and the end of the stream behind it.
+    #[track_caller]
+    pub fn closes_with(&mut self, code: u16) {
+        loop {
+            let frame = self.next().expect("the relay hung up without a close frame");
+            if frame.opcode == CLOSE {
+                let got = frame.payload.first_chunk().map(|code| u16::from_be_bytes(*code));
+                assert_eq!(got, Some(code), "{}", String::from_utf8_lossy(&frame.payload));
+                break;
+            }
+        }
+        assert_eq!(self.next(), None, "nothing follows a close frame");
+    }
+}
+
+fn parse(bytes: &[u8]) -> Option<(Frame, usize)> {
+    let (&first, &second) = (bytes.first()?, bytes.get(1)?);
+    assert_eq!(first & 0x70, 0, "no reserved bits");
+    assert_eq!(first & 0x80, 0x80, "the relay sends no fragments");
+    assert_eq!(second & 0x80, 0, "the relay does not mask");
+    let (length, at) = match second {
+        126 => (usize::from(u16::from_be_bytes(*bytes.get(2..)?.first_chunk()?)), 4),
+        127 => (u64::from_be_bytes(*bytes.get(2..)?.first_chunk()?) as usize, 10),
+        short => (usize::from(short), 2),
+    };
+    let payload = bytes.get(at..at + length)?.to_vec();
+    Some((Frame { opcode: first & 0x0f, payload }, at + length))
+}
+
+/// A signed event by author number `author`.
+pub fn event(author: u8, kind: u16, content: &str) -> Event {
+    let key = Keypair::from_secret_bytes([author; 32]).unwrap();
+    UnsignedEvent { created_at: now(), kind: Kind(kind), tags: Tags::default(), content: content.into() }.sign(&key)
+}
+
+pub fn now() -> u64 {
+    std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs()
+}

@@ -4,15 +4,21 @@ use super::Settings;
 use crate::config::Limits;
 use crate::nostr::{Event, Filter, Kind};
 
+/// The answer to an event whose time is over (N40-02).
+pub(super) const EXPIRED: &str = "invalid: the event has expired";
+
 /// What every event must keep to, whichever door it comes through. The error is the text of an OK, prefix included.
-pub(super) fn check_rules(event: &Event, url: &str) -> Result<(), String> {
+pub(super) fn check_rules(event: &Event, settings: &Settings) -> Result<(), String> {
     // Both are tokens that prove an identity to one relay: passing them on would let others use them (N42-10, N98-09).
     if matches!(event.kind, Kind::AUTH | Kind::HTTP_AUTH) {
         return Err(format!("invalid: kind {} is for authentication and is never stored or passed on", event.kind));
     }
-    event.expiration().map_err(|error| format!("invalid: {error}"))?;
+    let expiration = event.expiration().map_err(|error| format!("invalid: {error}"))?;
+    if expiration.is_some_and(|at| at <= settings.clock.now()) {
+        return Err(EXPIRED.into());
+    }
     if event.kind == Kind::VANISH {
-        check_vanish(event, url)?;
+        check_vanish(event, &settings.url)?;
     }
     Ok(())
 }
@@ -79,7 +85,7 @@ pub(super) fn check_event(event: &Event, settings: &Settings) -> Result<(), Stri
     if created_at_lower_limit > 0 && event.created_at < now.saturating_sub(created_at_lower_limit) {
         return Err(format!("invalid: created_at is more than {created_at_lower_limit} seconds in the past"));
     }
-    check_rules(event, &settings.url)
+    check_rules(event, settings)
 }
 
 /// What the filters of a question must keep to; clamps their limits. The error is the reason of a CLOSED.

@@ -104,7 +104,7 @@ fn round(core: &Arc<Core>, jobs: &mut Vec<Job>) {
 fn publish_ephemeral(core: &Core, verified: Verified, admission: Admission, reply: Reply) {
     let now = core.settings.clock.now();
     if matches!(verified.event.expiration(), Ok(Some(at)) if at <= now) {
-        return reply.send(writer::expired());
+        return reply.send(Outcome::Refused(limits::EXPIRED.into()));
     }
     core.live.send(live::Message::Ephemeral { event: LiveEvent::new(None, verified.record), admission, reply });
 }
@@ -117,10 +117,10 @@ pub(super) fn prepare_batch(core: &Core, events: Vec<Event>, trusted: bool) -> V
         .zip(known)
         .with_min_len(4)
         .map(|(event, known)| {
+            limits::check_rules(&event, &core.settings).map_err(Outcome::Refused)?;
             if known {
                 return Err(Outcome::Duplicate);
             }
-            limits::check_rules(&event, &core.settings.url).map_err(Outcome::Refused)?;
             if !trusted {
                 event
                     .check_id()

@@ -11,7 +11,7 @@ use crossbeam_channel::{Receiver, Sender};
 use super::live::LiveEvent;
 use super::outcome::{Outcome, Reply};
 use super::verify::{self, Verified};
-use super::{Admission, Core, live};
+use super::{Admission, Core, limits, live};
 use crate::nostr::EventId;
 use crate::store::{Applied, StoreError};
 
@@ -203,10 +203,6 @@ fn write(
     }
 }
 
-pub(super) fn expired() -> Outcome {
-    Outcome::Refused("invalid: the event has expired".into())
-}
-
 fn outcome(applied: Applied) -> Outcome {
     match applied {
         Applied::Stored(_) => Outcome::Stored,
@@ -216,7 +212,7 @@ fn outcome(applied: Applied) -> Outcome {
         Applied::Vanished => {
             Outcome::Refused("blocked: the author of this event, or its recipient, has vanished".into())
         }
-        Applied::Expired => expired(),
+        Applied::Expired => Outcome::Refused(limits::EXPIRED.into()),
         Applied::Ephemeral => Outcome::Delivered,
     }
 }

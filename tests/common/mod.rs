@@ -10,6 +10,8 @@ use ratite::nostr::{Event, Filter, SubscriptionId};
 use ratite::relay::{Admission, Client, Clock, Outcome, Relay, Settings, Sink};
 use ratite::store::Store;
 
+pub mod model;
+
 /// The clock of the vectors.
 pub const NOW: u64 = 1_700_000_000;
 
@@ -63,9 +65,12 @@ impl TestRelay {
     pub fn restart(&mut self) {
         let settings = self.relay.settings().clone();
         self.relay.shutdown();
-        // The store is closed when its last handle goes.
+        // The store closes when its last handle goes, and one process opens a database once: another stands in meanwhile.
+        let elsewhere = tempfile::tempdir().expect("a temporary folder");
+        let stand_in = Store::open(elsewhere.path(), MAP).expect("open");
+        self.relay = Relay::start(stand_in, settings.clone()).expect("start");
         let store = Store::open(self.folder.path(), MAP).expect("reopen");
-        self.relay = Relay::start(store, settings).expect("restart");
+        std::mem::replace(&mut self.relay, Relay::start(store, settings).expect("restart")).shutdown();
     }
 
     pub fn publish(&self, event: &Event) -> Outcome {
@@ -93,6 +98,13 @@ impl Drop for TestRelay {
     fn drop(&mut self) {
         self.relay.shutdown();
     }
+}
+
+/// An event's canonical JSON.
+pub fn json(event: &Event) -> String {
+    let mut text = Vec::new();
+    event.write_json(&mut text);
+    String::from_utf8(text).expect("JSON is UTF-8")
 }
 
 /// The events among messages.
@@ -127,6 +139,21 @@ impl Inbox {
             assert!(!left.is_zero(), "no such message among {:?}", &messages[..messages.len().min(20)]);
             messages = self.arrived.wait_timeout(messages, left).expect("lock").0;
         }
+    }
+
+    /// Waits for so many messages and takes them out.
+    pub fn take_count(&self, count: usize) -> Vec<String> {
+        let deadline = Instant::now() + Duration::from_secs(10);
+        let mut messages = self.messages.lock().expect("lock");
+        while messages.len() < count {
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                break;
+            }
+            messages = self.arrived.wait_timeout(messages, left).expect("lock").0;
+        }
+        let count = count.min(messages.len());
+        messages.drain(..count).collect()
     }
 
     /// Everything that has arrived, taken out.

@@ -173,18 +173,18 @@ impl Event {
     /// checked here.
     pub fn parse(json: &[u8]) -> Result<Event, EventError> {
         let mut scanner = Scanner::new(json::utf8(json)?);
-        let event = Event::scan(&mut scanner)?;
+        let event = json::with_scratch(|scratch| Event::scan(&mut scanner, scratch))?;
         scanner.end()?;
         Ok(event)
     }
 
-    /// Reads the event object that starts at the scanner's position.
-    pub(crate) fn scan(scanner: &mut Scanner<'_>) -> Result<Event, EventError> {
+    /// Reads the event object that starts at the scanner's position. `scratch` is overwritten.
+    pub(crate) fn scan(scanner: &mut Scanner<'_>, scratch: &mut String) -> Result<Event, EventError> {
         if !scanner.enter_object()? {
             scanner.expect_value()?;
             return Err(EventError::NotAnObject);
         }
-        json::with_scratch(|scratch| scan_members(scanner, scratch))
+        scan_members(scanner, scratch)
     }
 
     /// The id this event must have: SHA-256 of its canonical serialisation (N01-04 to N01-10).

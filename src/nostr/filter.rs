@@ -69,18 +69,18 @@ impl Filter {
     /// Parses one filter object. JSON whitespace around it is allowed, nothing else is.
     pub fn parse(json: &[u8]) -> Result<Filter, FilterError> {
         let mut scanner = Scanner::new(json::utf8(json)?);
-        let filter = Filter::scan(&mut scanner)?;
+        let filter = json::with_scratch(|scratch| Filter::scan(&mut scanner, scratch))?;
         scanner.end()?;
         Ok(filter)
     }
 
-    /// Reads the filter object that starts at the scanner's position.
-    pub(crate) fn scan(scanner: &mut Scanner<'_>) -> Result<Filter, FilterError> {
+    /// Reads the filter object that starts at the scanner's position. `scratch` is overwritten.
+    pub(crate) fn scan(scanner: &mut Scanner<'_>, scratch: &mut String) -> Result<Filter, FilterError> {
         if !scanner.enter_object()? {
             scanner.expect_value()?;
             return Err(FilterError::Invalid("a filter must be an object".into()));
         }
-        let mut filter = json::with_scratch(|scratch| scan_members(scanner, scratch))?;
+        let mut filter = scan_members(scanner, scratch)?;
         filter.normalize();
         Ok(filter)
     }

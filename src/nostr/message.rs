@@ -156,11 +156,11 @@ fn scan_message(scanner: &mut Scanner<'_>, scratch: &mut String) -> Result<Clien
         return Err(notice(NOT_A_MESSAGE));
     }
     match scanner.string(scratch)? {
-        "EVENT" => scan_event(scanner, "EVENT").map(ClientMessage::Event),
+        "EVENT" => scan_event(scanner, scratch, "EVENT").map(ClientMessage::Event),
         "REQ" => scan_request(scanner, scratch, "REQ").map(|(id, filters)| ClientMessage::Req { id, filters }),
         "COUNT" => scan_request(scanner, scratch, "COUNT").map(|(id, filters)| ClientMessage::Count { id, filters }),
         "CLOSE" => scan_close(scanner, scratch).map(ClientMessage::Close),
-        "AUTH" => scan_event(scanner, "AUTH").map(ClientMessage::Auth),
+        "AUTH" => scan_event(scanner, scratch, "AUTH").map(ClientMessage::Auth),
         verb => {
             let verb: String = verb.chars().take(32).collect();
             Err(notice(&format!("unsupported: unknown verb \"{verb}\"")))
@@ -169,12 +169,12 @@ fn scan_message(scanner: &mut Scanner<'_>, scratch: &mut String) -> Result<Clien
 }
 
 /// Reads what follows the verb of EVENT and AUTH; elements after the event are ignored (N01-81).
-fn scan_event(scanner: &mut Scanner<'_>, verb: &str) -> Result<Box<Event>, Refusal> {
+fn scan_event(scanner: &mut Scanner<'_>, scratch: &mut String, verb: &str) -> Result<Box<Event>, Refusal> {
     let mut first = false;
     if !scanner.next_element(&mut first)? {
         return Err(notice(&format!("invalid: {verb} needs an event")));
     }
-    let event = Event::scan(scanner)?;
+    let event = Event::scan(scanner, scratch)?;
     skip_rest(scanner)?;
     Ok(Box::new(event))
 }
@@ -197,7 +197,7 @@ fn scan_request(
         if filters.len() == MAX_FILTERS {
             return Err(refuse(format!("invalid: more than {MAX_FILTERS} filters")));
         }
-        match Filter::scan(scanner) {
+        match Filter::scan(scanner, scratch) {
             Ok(filter) => filters.push(filter),
             Err(error) => return Err(refuse(error.to_string())),
         }

@@ -28,7 +28,7 @@ pub fn tag_values<'e>(event: &'e Event, name: &str) -> Vec<&'e str> {
 }
 
 pub fn expiration(event: &Event) -> Option<u64> {
-    tag_values(event, "expiration").iter().map(|value| value.parse::<u64>().expect("tests use numbers")).min()
+    tag_values(event, "expiration").iter().map(|value| value.parse::<u64>().expect("numbers only here")).min()
 }
 
 fn identifier(event: &Event) -> String {

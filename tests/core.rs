@@ -2,8 +2,12 @@
 
 mod common;
 
+use std::ops::ControlFlow;
+use std::time::Duration;
+
 use common::{NOW, TestRelay, events_of, vectors};
-use ratite::nostr::{Event, EventId, Filter, SubscriptionId};
+use ratite::nostr::{Event, EventFields, EventId, Filter, SubscriptionId};
+use ratite::store::{Budget, Order, Scan};
 
 fn event(value: &serde_json::Value) -> Event {
     Event::parse(value.to_string().as_bytes()).expect("vectors hold valid events")
@@ -98,4 +102,39 @@ fn n01_67_68_an_event_is_delivered_once_stored_or_live() {
             });
         }
     });
+}
+
+/// Twenty thousand events in one second: an answer that begins there reads what it returns, not the second.
+#[test]
+fn a_second_stuffed_with_events_costs_an_answer_nothing() {
+    let relay = TestRelay::new();
+    let mut stuffed = Vec::new();
+    for n in 0u32..20_000 {
+        let mut event = common::note(1, NOW, "");
+        // Spread evenly over all ids, as hashes are; the bulk door trusts its source here.
+        event.id.0[..4].copy_from_slice(&n.wrapping_mul(2_654_435_761).to_be_bytes());
+        event.tags.push(["t", "stuffed"]);
+        stuffed.push(event);
+    }
+    relay.relay.ingest(stuffed.clone(), true).recv().expect("outcomes");
+    stuffed.sort_by_key(|event| event.id);
+    let author = stuffed[0].pubkey;
+    for question in [
+        "{\"limit\":1}".to_owned(),
+        "{\"limit\":1,\"kinds\":[1]}".to_owned(),
+        format!("{{\"limit\":1,\"kinds\":[1],\"authors\":[\"{author}\"]}}"),
+        "{\"limit\":1,\"kinds\":[1],\"#t\":[\"stuffed\"]}".to_owned(),
+        format!("{{\"limit\":1,\"authors\":[\"{author}\"],\"until\":{NOW},\"since\":{NOW}}}"),
+    ] {
+        let mut scan = Scan::new(vec![filter(&question)], Order::NewestFirst);
+        let mut first = None;
+        let all = Budget { keys: u64::MAX, time: Duration::from_secs(3600) };
+        scan.run(relay.relay.store(), NOW, all, &mut |record| {
+            first = Some(record.id());
+            ControlFlow::Continue(())
+        })
+        .expect("scan");
+        assert_eq!(first, Some(stuffed[0].id), "{question}");
+        assert!(scan.walked() < 100, "{question} walked {} entries", scan.walked());
+    }
 }

@@ -59,16 +59,16 @@ impl Model {
         if self.is_blocked(event) {
             return Verdict::Blocked;
         }
-        if let Some(own) = address(event) {
-            if let Some(at) = self.stored.iter().position(|other| address(other).as_ref() == Some(&own)) {
-                let other = &self.stored[at];
-                let newer =
-                    event.created_at > other.created_at || event.created_at == other.created_at && event.id < other.id;
-                if !newer {
-                    return Verdict::Replaced;
-                }
-                self.stored.remove(at);
+        let own = address(event);
+        let rival = |other: &Event| own.is_some() && other.kind == event.kind && address(other) == own;
+        if let Some(at) = self.stored.iter().position(rival) {
+            let other = &self.stored[at];
+            let newer =
+                event.created_at > other.created_at || event.created_at == other.created_at && event.id < other.id;
+            if !newer {
+                return Verdict::Replaced;
             }
+            self.stored.remove(at);
         }
         self.stored.push(event.clone());
         match event.kind {

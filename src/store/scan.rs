@@ -4,6 +4,7 @@
 //! is spent, and lets go of it; so no question, however large or however slow its reader, pins the database or its thread.
 //! Between slices events may go (they are passed over) or come (they carry higher sequence numbers than the scan wants).
 
+use std::cell::Cell;
 use std::cmp::Ordering;
 use std::collections::BinaryHeap;
 use std::ops::ControlFlow;
@@ -106,6 +107,7 @@ impl Scan {
             expiry_due: any_expired(store, &txn, now)?,
             deadline: Instant::now() + budget.time,
             keys: budget.keys,
+            confirmed: Cell::new(None),
         };
         let mut walked = 0;
         let result = slice.merge(&mut self.parts, &mut walked, each);
@@ -226,9 +228,19 @@ struct Slice<'s> {
     expiry_due: bool,
     deadline: Instant,
     keys: u64,
+    /// The record that was confirmed last: most often the very next one to go out.
+    confirmed: Cell<Option<(Seq, Record<'s>)>>,
 }
 
 impl<'s> Slice<'s> {
+    /// The record of a match; `None` when it went since it was found in an earlier slice.
+    fn record(&self, seq: Seq) -> Result<Option<Record<'s>>, StoreError> {
+        match self.confirmed.get() {
+            Some((confirmed, record)) if confirmed == seq => Ok(Some(record)),
+            _ => get_record(self.store.tables(), self.txn, seq),
+        }
+    }
+
     fn merge(
         &self,
         parts: &mut [Part],
@@ -255,8 +267,7 @@ impl<'s> Slice<'s> {
                     part.remaining -= 1;
                 }
             }
-            // Gone since it was found in an earlier slice? Then it is not part of the answer any more.
-            if let Some(record) = get_record(self.store.tables(), self.txn, best.seq)?
+            if let Some(record) = self.record(best.seq)?
                 && !self.is_expired(&record)
                 && each(&record).is_break()
             {
@@ -388,6 +399,7 @@ impl<'s> Slice<'s> {
                 && self.belongs(seq, &record, filter)
             {
                 hits.push(Hit { created_at: record.created_at(), id: record.id(), seq });
+                self.confirmed.set(Some((seq, record)));
             }
         }
         if hits.len() > 1 {

@@ -149,6 +149,9 @@ impl Live {
                 }
                 index.delivered = seq + 1;
             }
+            if index.subscriptions == 0 {
+                return 0;
+            }
             index.candidates(&record, &mut wanted);
         }
         // Sorted by address: one subscription may be found under several keys.

@@ -35,6 +35,8 @@ pub(super) struct Subscription {
     pub filters: Vec<Filter>,
     /// `["EVENT","<sub>",`
     pub prefix: Box<[u8]>,
+    /// Bytes of live events that may wait for the scan. Beyond it the scan is hopelessly behind and the subscription ends.
+    max_waiting: usize,
     sink: Arc<dyn Sink>,
     state: Mutex<State>,
 }
@@ -47,9 +49,6 @@ enum State {
     /// Nothing may be sent any more (N01-69).
     Closed,
 }
-
-/// Live events that may wait for one scan. Beyond it the scan is hopelessly behind and the subscription ends with a reason.
-const MAX_WAITING_BYTES: usize = 4 << 20;
 
 impl Subscription {
     /// A live event: delivered, or kept until the stored ones are through.
@@ -66,7 +65,7 @@ impl Subscription {
             State::Scanning { from, .. } if event.seq.is_some_and(|seq| seq < *from) => {}
             State::Scanning { waiting, bytes, .. } => {
                 *bytes += event.size();
-                if *bytes <= MAX_WAITING_BYTES {
+                if *bytes <= self.max_waiting {
                     waiting.push(event.clone());
                 } else {
                     *state = State::Closed;
@@ -220,6 +219,7 @@ impl Client {
             id: id.clone(),
             filters: filters.clone(),
             prefix: prefix.into(),
+            max_waiting: peer.core.settings.waiting_bytes,
             sink: peer.sink.clone(),
             state: Mutex::new(State::Scanning { waiting: Vec::new(), bytes: 0, from: 0 }),
         });

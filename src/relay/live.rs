@@ -27,13 +27,15 @@ const CATCH_UP: usize = 256;
 pub(super) struct LiveEvent {
     /// Its number; `None` for an ephemeral event.
     pub seq: Option<Seq>,
+    /// Its place in the ingest queue, kept until it is delivered: publishers wait when delivery falls behind.
+    admission: Mutex<Option<Admission>>,
     record: Box<[u8]>,
     json: OnceLock<Option<Bytes>>,
 }
 
 impl LiveEvent {
-    pub fn new(seq: Option<Seq>, record: Box<[u8]>) -> LiveEvent {
-        LiveEvent { seq, record, json: OnceLock::new() }
+    pub fn new(seq: Option<Seq>, record: Box<[u8]>, admission: Option<Admission>) -> LiveEvent {
+        LiveEvent { seq, admission: Mutex::new(admission), record, json: OnceLock::new() }
     }
 
     fn record(&self) -> Option<Record<'_>> {
@@ -60,11 +62,7 @@ impl LiveEvent {
 pub(super) enum Message {
     /// Events of one commit of this process, in the order of their numbers.
     Committed(Vec<LiveEvent>),
-    Ephemeral {
-        event: LiveEvent,
-        admission: Admission,
-        reply: Reply,
-    },
+    Ephemeral { event: LiveEvent, reply: Reply },
     /// Something was committed, perhaps by another process.
     Look,
     Stop,
@@ -139,6 +137,12 @@ impl Live {
 
     /// Gives an event to everyone who wants it; returns how many did.
     fn deliver(&self, event: &Arc<LiveEvent>) -> usize {
+        let delivered = self.deliver_to_candidates(event);
+        lock(&event.admission).take();
+        delivered
+    }
+
+    fn deliver_to_candidates(&self, event: &Arc<LiveEvent>) -> usize {
         let Some(record) = event.record() else { return 0 };
         let mut wanted = Vec::new();
         {
@@ -181,7 +185,7 @@ impl Live {
             let mut events = Vec::new();
             let next = core.store.log(from, CATCH_UP, &mut |seq, record| {
                 if seq < to {
-                    events.push(Arc::new(LiveEvent::new(Some(seq), record.as_bytes().into())));
+                    events.push(Arc::new(LiveEvent::new(Some(seq), record.as_bytes().into(), None)));
                 }
             });
             for event in &events {
@@ -261,10 +265,9 @@ pub(super) fn run(core: &Arc<Core>, queue: Receiver<Message>) {
                     live.deliver(&Arc::new(event));
                 }
             }
-            Message::Ephemeral { event, admission, reply } => {
+            Message::Ephemeral { event, reply } => {
                 let heard = live.deliver(&Arc::new(event)) > 0;
                 reply.send(if heard { Outcome::Delivered } else { Outcome::Unheard });
-                drop(admission);
             }
             Message::Look => match core.store.next_seq() {
                 Ok(next) => live.catch_up(core, next),

@@ -58,6 +58,8 @@ pub struct Settings {
     pub url: String,
     /// Bytes of events that may wait for verification and commit.
     pub queue_bytes: usize,
+    /// Bytes of live events that may wait for the stored ones of a subscription to be read.
+    pub waiting_bytes: usize,
     /// Where the time comes from.
     pub clock: Clock,
 }
@@ -69,6 +71,7 @@ impl Settings {
             limits: config.limits.clone(),
             url: config.info.url.clone(),
             queue_bytes: config.storage.queue_bytes,
+            waiting_bytes: config.listen.outbox_bytes,
             clock: Clock::system(),
         }
     }
@@ -105,7 +108,7 @@ impl Clock {
     }
 }
 
-/// Room in the ingest queue, held until the event's outcome is known.
+/// Room in the ingest queue, held until the event is refused or delivered.
 #[derive(Debug, Default)]
 pub struct Admission {
     _permit: Option<OwnedSemaphorePermit>,

@@ -106,7 +106,8 @@ fn publish_ephemeral(core: &Core, verified: Verified, admission: Admission, repl
     if matches!(verified.event.expiration(), Ok(Some(at)) if at <= now) {
         return reply.send(Outcome::Refused(limits::EXPIRED.into()));
     }
-    core.live.send(live::Message::Ephemeral { event: LiveEvent::new(None, verified.record), admission, reply });
+    let event = LiveEvent::new(None, verified.record, Some(admission));
+    core.live.send(live::Message::Ephemeral { event, reply });
 }
 
 /// Verifies a batch on all cores, on the calling thread. `Err` holds the outcome of what goes no further.

@@ -77,7 +77,7 @@ pub(super) fn run(core: &Arc<Core>, queue: Receiver<Message>) {
 
 /// An answer that waits for the commit.
 enum Answer {
-    Event(Reply, Outcome, Admission),
+    Event(Reply, Outcome),
     Batch(verify::Done, Vec<Outcome>),
     Removed(Sender<Result<u64, StoreError>>, u64),
 }
@@ -93,9 +93,8 @@ fn transaction(core: &Arc<Core>, messages: Vec<Message>) {
     });
     for answer in answers {
         match answer {
-            Answer::Event(reply, outcome, admission) => {
+            Answer::Event(reply, outcome) => {
                 reply.send(failure.clone().map_or(outcome, Outcome::Failed));
-                drop(admission);
             }
             Answer::Batch(done, mut outcomes) => {
                 if let Some(text) = &failure {
@@ -136,14 +135,14 @@ fn write(
             None
         }
     };
-    let mut apply = |verified: Verified, fault: &mut Option<StoreError>| -> Outcome {
+    let mut apply = |verified: Verified, admission: Option<Admission>, fault: &mut Option<StoreError>| -> Outcome {
         let Some(batch) = &mut batch else { return Outcome::Stored };
         if fault.is_some() {
             return Outcome::Stored;
         }
         match batch.apply(&verified.event, &verified.record) {
             Ok(Applied::Stored(seq)) => {
-                stored.push(LiveEvent::new(Some(seq), verified.record));
+                stored.push(LiveEvent::new(Some(seq), verified.record, admission));
                 Outcome::Stored
             }
             Ok(applied) => outcome(applied),
@@ -158,13 +157,13 @@ fn write(
     for message in messages {
         match message {
             Message::Event(job) => {
-                let outcome = apply(job.verified, &mut fault);
-                answers.push(Answer::Event(job.reply, outcome, job.admission));
+                let outcome = apply(job.verified, Some(job.admission), &mut fault);
+                answers.push(Answer::Event(job.reply, outcome));
             }
             Message::Batch { batch, done } => {
                 let outcomes = batch
                     .into_iter()
-                    .map(|item| item.map_or_else(|outcome| outcome, |verified| apply(verified, &mut fault)))
+                    .map(|item| item.map_or_else(|outcome| outcome, |verified| apply(verified, None, &mut fault)))
                     .collect();
                 answers.push(Answer::Batch(done, outcomes));
             }

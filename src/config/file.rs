@@ -15,16 +15,10 @@ use super::sources::Draft;
 pub(super) fn read(path: &Path, text: &str, draft: &mut Draft) {
     let reader = Reader { path, text };
     let (table, errors) = DeTable::parse_recoverable(text);
-    let broken: Vec<usize> = errors
-        .iter()
-        .map(|error| reader.line(error.span()))
-        .collect();
+    let broken: Vec<usize> = errors.iter().map(|error| reader.line(error.span())).collect();
     for (error, line) in errors.iter().zip(&broken) {
         let message = error.message().lines().collect::<Vec<_>>().join(", ");
-        draft.problems.push(Problem::new(
-            reader.place_of_line(*line),
-            format!("this is not TOML: {message}"),
-        ));
+        draft.problems.push(Problem::new(reader.place_of_line(*line), format!("this is not TOML: {message}")));
     }
     // The parser goes on after an error, so that the rest can be checked; what it guessed on a broken line is not.
     let before = draft.problems.len();
@@ -32,11 +26,7 @@ pub(super) fn read(path: &Path, text: &str, draft: &mut Draft) {
         reader.section(name, value, draft);
     }
     let after = draft.problems.split_off(before);
-    draft.problems.extend(
-        after
-            .into_iter()
-            .filter(|problem| !broken.contains(&problem.line())),
-    );
+    draft.problems.extend(after.into_iter().filter(|problem| !broken.contains(&problem.line())));
 }
 
 struct Reader<'a> {
@@ -47,46 +37,29 @@ struct Reader<'a> {
 impl Reader<'_> {
     fn line(&self, span: Option<Range<usize>>) -> usize {
         let start = span.map_or(0, |span| span.start).min(self.text.len());
-        self.text.as_bytes()[..start]
-            .iter()
-            .filter(|byte| **byte == b'\n')
-            .count()
-            + 1
+        self.text.as_bytes()[..start].iter().filter(|byte| **byte == b'\n').count() + 1
     }
 
     fn place_of_line(&self, line: usize) -> Place {
-        Place::File {
-            path: self.path.to_owned(),
-            line,
-        }
+        Place::File { path: self.path.to_owned(), line }
     }
 
     fn place(&self, span: Range<usize>) -> Place {
         self.place_of_line(self.line(Some(span)))
     }
 
-    fn section(
-        &self,
-        name: &Spanned<impl AsRef<str>>,
-        value: &Spanned<DeValue<'_>>,
-        draft: &mut Draft,
-    ) {
+    fn section(&self, name: &Spanned<impl AsRef<str>>, value: &Spanned<DeValue<'_>>, draft: &mut Draft) {
         let place = self.place(name.span());
         let name = name.get_ref().as_ref();
         let Some(section) = SECTIONS.iter().find(|section| section.name == name) else {
             let problem = if matches!(value.get_ref(), DeValue::Table(_)) {
                 let sections = SECTIONS.iter().map(|section| section.name);
-                Problem::new(place, format!("there is no section [{name}]")).help(
-                    match nearest(name, sections) {
-                        Some(near) => format!("did you mean [{near}]?"),
-                        None => known_sections(),
-                    },
-                )
+                Problem::new(place, format!("there is no section [{name}]")).help(match nearest(name, sections) {
+                    Some(near) => format!("did you mean [{near}]?"),
+                    None => known_sections(),
+                })
             } else {
-                let problem = Problem::new(
-                    place,
-                    format!("the setting \"{name}\" stands outside of any section"),
-                );
+                let problem = Problem::new(place, format!("the setting \"{name}\" stands outside of any section"));
                 match homes(name).first() {
                     Some(home) => problem.help(format!("put it below a line that says [{home}]")),
                     None => problem.help(known_sections()),
@@ -97,9 +70,8 @@ impl Reader<'_> {
         };
         let DeValue::Table(table) = value.get_ref() else {
             draft.problems.push(
-                Problem::new(place, format!("\"{name}\" is a section, not a setting")).help(
-                    format!("write [{name}] once on a line of its own, with its settings below"),
-                ),
+                Problem::new(place, format!("\"{name}\" is a section, not a setting"))
+                    .help(format!("write [{name}] once on a line of its own, with its settings below")),
             );
             return;
         };
@@ -107,9 +79,7 @@ impl Reader<'_> {
             let place = self.place(key.span());
             let key = key.get_ref().as_ref();
             let Some(setting) = section.settings.iter().find(|setting| setting.name == key) else {
-                draft
-                    .problems
-                    .push(unknown_setting(place, section.name, key));
+                draft.problems.push(unknown_setting(place, section.name, key));
                 continue;
             };
             // The value may begin on a later line than its name only inside a list; the name is what people look for.
@@ -124,37 +94,23 @@ fn unknown_setting(place: Place, section: &str, key: &str) -> Problem {
     if let Some(home) = homes(key).first() {
         return problem.help(format!("it belongs to [{home}]"));
     }
-    let here = SECTIONS
-        .iter()
-        .filter(|s| s.name == section)
-        .flat_map(|s| s.settings)
-        .map(|s| s.name);
+    let here = SECTIONS.iter().filter(|s| s.name == section).flat_map(|s| s.settings).map(|s| s.name);
     if let Some(near) = nearest(key, here) {
         return problem.help(format!("did you mean \"{near}\"?"));
     }
     let everywhere = SECTIONS.iter().flat_map(|s| s.settings).map(|s| s.name);
     match nearest(key, everywhere) {
-        Some(near) => problem.help(format!(
-            "did you mean \"{near}\" of [{}]?",
-            homes(near).join("], [")
-        )),
+        Some(near) => problem.help(format!("did you mean \"{near}\" of [{}]?", homes(near).join("], ["))),
         None => problem.help("`ratite config` prints every setting"),
     }
 }
 
 /// The sections that have a setting of this name.
 fn homes(key: &str) -> Vec<&'static str> {
-    SECTIONS
-        .iter()
-        .filter(|s| s.settings.iter().any(|setting| setting.name == key))
-        .map(|s| s.name)
-        .collect()
+    SECTIONS.iter().filter(|s| s.settings.iter().any(|setting| setting.name == key)).map(|s| s.name).collect()
 }
 
 fn known_sections() -> String {
-    let names: Vec<String> = SECTIONS
-        .iter()
-        .map(|section| format!("[{}]", section.name))
-        .collect();
+    let names: Vec<String> = SECTIONS.iter().map(|section| format!("[{}]", section.name)).collect();
     format!("the sections are {}", names.join(", "))
 }

@@ -86,24 +86,16 @@ pub fn load(sources: Sources) -> Result<Loaded, ConfigError> {
     draft.check_whole();
     draft.problems.sort_by_key(Problem::line);
     if draft.problems.is_empty() {
-        Ok(Loaded {
-            config: draft.config,
-            file,
-            warnings: draft.warnings,
-        })
+        Ok(Loaded { config: draft.config, file, warnings: draft.warnings })
     } else {
         draft.problems.extend(draft.warnings);
-        Err(ConfigError {
-            problems: draft.problems,
-        })
+        Err(ConfigError { problems: draft.problems })
     }
 }
 
 fn choose_file(sources: &Sources) -> Option<PathBuf> {
-    let named = sources
-        .environment
-        .iter()
-        .find(|(name, value)| name == sources::CONFIG_FILE_VARIABLE && !value.is_empty());
+    let named =
+        sources.environment.iter().find(|(name, value)| name == sources::CONFIG_FILE_VARIABLE && !value.is_empty());
     if let Some(path) = &sources.file {
         return Some(path.clone());
     }
@@ -115,21 +107,10 @@ fn choose_file(sources: &Sources) -> Option<PathBuf> {
 }
 
 fn read_file(path: &Path) -> Result<String, Problem> {
-    let problem = |message: String| {
-        Problem::new(
-            Place::File {
-                path: path.to_owned(),
-                line: 0,
-            },
-            message,
-        )
-    };
+    let problem = |message: String| Problem::new(Place::File { path: path.to_owned(), line: 0 }, message);
     let file = File::open(path).map_err(|error| match error.kind() {
         std::io::ErrorKind::NotFound => problem("there is no such configuration file".to_owned())
-            .help(format!(
-                "`ratite config > {}` writes one with all defaults",
-                path.display()
-            )),
+            .help(format!("`ratite config > {}` writes one with all defaults", path.display())),
         _ => problem(format!("the configuration file cannot be opened: {error}")),
     })?;
     let mut bytes = Vec::new();
@@ -137,23 +118,11 @@ fn read_file(path: &Path) -> Result<String, Problem> {
         .read_to_end(&mut bytes)
         .map_err(|error| problem(format!("the configuration file cannot be read: {error}")))?;
     if bytes.len() as u64 > MAX_FILE_BYTES {
-        return Err(problem(
-            "this is too long for a configuration file".to_owned(),
-        ));
+        return Err(problem("this is too long for a configuration file".to_owned()));
     }
     String::from_utf8(bytes).map_err(|error| {
         let valid = error.utf8_error().valid_up_to();
-        let line = error.as_bytes()[..valid]
-            .iter()
-            .filter(|byte| **byte == b'\n')
-            .count()
-            + 1;
-        Problem::new(
-            Place::File {
-                path: path.to_owned(),
-                line,
-            },
-            "this is not UTF-8 text".to_owned(),
-        )
+        let line = error.as_bytes()[..valid].iter().filter(|byte| **byte == b'\n').count() + 1;
+        Problem::new(Place::File { path: path.to_owned(), line }, "this is not UTF-8 text".to_owned())
     })
 }

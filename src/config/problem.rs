@@ -47,11 +47,7 @@ pub struct Problem {
 impl Problem {
     /// A problem without further help.
     pub(super) fn new(place: Place, message: impl Into<String>) -> Problem {
-        Problem {
-            place,
-            message: message.into(),
-            help: None,
-        }
+        Problem { place, message: message.into(), help: None }
     }
 
     /// Adds what to do about it.
@@ -99,19 +95,11 @@ impl fmt::Display for ConfigError {
 }
 
 /// The candidate that `word` was most likely meant to be, if any is near enough to be worth saying.
-pub(super) fn nearest<'a>(
-    word: &str,
-    candidates: impl IntoIterator<Item = &'a str>,
-) -> Option<&'a str> {
+pub(super) fn nearest<'a>(word: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     let word = word.to_lowercase();
     candidates
         .into_iter()
-        .map(|candidate| {
-            (
-                strsim::damerau_levenshtein(&word, &candidate.to_lowercase()),
-                candidate,
-            )
-        })
+        .map(|candidate| (strsim::damerau_levenshtein(&word, &candidate.to_lowercase()), candidate))
         .filter(|(distance, candidate)| *distance <= (candidate.len() / 3).max(2))
         .min_by_key(|(distance, _)| *distance)
         .map(|(_, candidate)| candidate)

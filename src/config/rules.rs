@@ -7,7 +7,7 @@ use std::path::PathBuf;
 
 use toml::de::DeValue;
 
-use crate::nostr::PublicKey;
+use crate::nostr::{PublicKey, nip19};
 
 pub(super) const KIB: u64 = 1 << 10;
 pub(super) const MIB: u64 = 1 << 20;
@@ -26,13 +26,7 @@ const SIZES: [(&str, u64); 9] = [
     ("B", 1),
 ];
 
-const TIMES: [(&str, u64); 5] = [
-    ("w", 604_800),
-    ("d", 86_400),
-    ("h", 3_600),
-    ("m", 60),
-    ("s", 1),
-];
+const TIMES: [(&str, u64); 5] = [("w", 604_800), ("d", 86_400), ("h", 3_600), ("m", 60), ("s", 1)];
 
 /// A value as it was given, before its rule has looked at it.
 pub(super) enum Raw<'a> {
@@ -56,10 +50,7 @@ impl Raw<'_> {
         match self {
             Raw::Word(word) => Some(word.split(',').map(str::trim).collect()),
             Raw::Toml(DeValue::String(text)) => Some(vec![text]),
-            Raw::Toml(DeValue::Array(values)) => values
-                .iter()
-                .map(|value| value.get_ref().as_str())
-                .collect(),
+            Raw::Toml(DeValue::Array(values)) => values.iter().map(|value| value.get_ref().as_str()).collect(),
             Raw::Toml(_) => None,
         }
     }
@@ -122,29 +113,17 @@ pub(super) struct Number {
 
 /// So many of something.
 pub(super) fn count(range: RangeInclusive<u64>) -> Number {
-    Number {
-        unit: Unit::Count,
-        range,
-        off: false,
-    }
+    Number { unit: Unit::Count, range, off: false }
 }
 
 /// A size: bytes as a number, or text with a unit.
 pub(super) fn bytes(range: RangeInclusive<u64>) -> Number {
-    Number {
-        unit: Unit::Bytes,
-        range,
-        off: false,
-    }
+    Number { unit: Unit::Bytes, range, off: false }
 }
 
 /// A time span: seconds as a number, or text with a unit.
 pub(super) fn seconds(range: RangeInclusive<u64>) -> Number {
-    Number {
-        unit: Unit::Seconds,
-        range,
-        off: false,
-    }
+    Number { unit: Unit::Seconds, range, off: false }
 }
 
 impl Number {
@@ -171,18 +150,13 @@ impl Number {
         if matches!((raw, &self.unit), (Raw::Toml(_), Unit::Count)) {
             return None;
         }
-        let digits = text
-            .find(|c: char| !c.is_ascii_digit() && c != '_')
-            .unwrap_or(text.len());
+        let digits = text.find(|c: char| !c.is_ascii_digit() && c != '_').unwrap_or(text.len());
         let number: u64 = text[..digits].replace('_', "").parse().ok()?;
         let unit = text[digits..].trim();
         if unit.is_empty() {
             return Some(number);
         }
-        let (_, factor) = self
-            .units()
-            .iter()
-            .find(|(name, _)| name.eq_ignore_ascii_case(unit))?;
+        let (_, factor) = self.units().iter().find(|(name, _)| name.eq_ignore_ascii_case(unit))?;
         number.checked_mul(*factor)
     }
 
@@ -194,17 +168,11 @@ impl Number {
                     .iter()
                     .find(|(_, size)| number >= *size && number.is_multiple_of(*size))
                     .unwrap_or(&("", 1));
-                if *size == 1 {
-                    number.to_string()
-                } else {
-                    format!("{} {name}", number / size)
-                }
+                if *size == 1 { number.to_string() } else { format!("{} {name}", number / size) }
             }
             Unit::Seconds => {
-                let (name, span) = TIMES
-                    .iter()
-                    .find(|(_, span)| number >= *span && number.is_multiple_of(*span))
-                    .unwrap_or(&("s", 1));
+                let (name, span) =
+                    TIMES.iter().find(|(_, span)| number >= *span && number.is_multiple_of(*span)).unwrap_or(&("s", 1));
                 format!("{}{name}", number / span)
             }
         }
@@ -218,8 +186,7 @@ impl<T: Copy + TryFrom<u64> + TryInto<u64>> Rule<T> for Number {
         if !allowed {
             return Err(Fault::Unexpected);
         }
-        T::try_from(number)
-            .map_err(|_| Fault::Because("is more than this machine can address".to_owned()))
+        T::try_from(number).map_err(|_| Fault::Because("is more than this machine can address".to_owned()))
     }
 
     fn show(&self, value: &T) -> String {
@@ -234,15 +201,8 @@ impl<T: Copy + TryFrom<u64> + TryInto<u64>> Rule<T> for Number {
     }
 
     fn expects(&self) -> String {
-        let (low, high) = (
-            self.render(*self.range.start()),
-            self.render(*self.range.end()),
-        );
-        let range = if low == high {
-            low.clone()
-        } else {
-            format!("from {low} to {high}")
-        };
+        let (low, high) = (self.render(*self.range.start()), self.render(*self.range.end()));
+        let range = if low == high { low.clone() } else { format!("from {low} to {high}") };
         let off = if self.off { ", or 0 for no limit" } else { "" };
         match self.unit {
             Unit::Count if low == high => format!("the number {range}{off}"),
@@ -271,9 +231,7 @@ impl Rule<String> for Text {
             )));
         }
         if text.chars().any(|c| c.is_control() && c != '\n') {
-            return Err(Fault::Because(
-                "contains a control character, which no client could show".to_owned(),
-            ));
+            return Err(Fault::Because("contains a control character, which no client could show".to_owned()));
         }
         Ok(text.to_owned())
     }
@@ -296,16 +254,9 @@ impl Rule<String> for Url {
         if text.is_empty() {
             return Ok(String::new());
         }
-        let rest = self
-            .0
-            .iter()
-            .find_map(|scheme| text.strip_prefix(scheme))
-            .ok_or(Fault::Unexpected)?;
+        let rest = self.0.iter().find_map(|scheme| text.strip_prefix(scheme)).ok_or(Fault::Unexpected)?;
         let host = rest.split(['/', '?', '#']).next().unwrap_or("");
-        if host.is_empty()
-            || text.len() > 2048
-            || text.chars().any(|c| c.is_whitespace() || c.is_control())
-        {
+        if host.is_empty() || text.len() > 2048 || text.chars().any(|c| c.is_whitespace() || c.is_control()) {
             return Err(Fault::Unexpected);
         }
         Ok(text.to_owned())
@@ -316,10 +267,7 @@ impl Rule<String> for Url {
     }
 
     fn expects(&self) -> String {
-        format!(
-            "an address that begins with {}, or empty",
-            self.0.join(" or ")
-        )
+        format!("an address that begins with {}, or empty", self.0.join(" or "))
     }
 }
 
@@ -332,7 +280,7 @@ impl Rule<Option<PublicKey>> for Key {
         if text.is_empty() {
             return Ok(None);
         }
-        PublicKey::from_hex(text).map(Some).ok_or(Fault::Unexpected)
+        nip19::parse_pubkey(text).map(Some).map_err(|error| Fault::Because(format!("is not a public key: {error}")))
     }
 
     fn show(&self, value: &Option<PublicKey>) -> String {
@@ -370,10 +318,7 @@ impl Rule<Vec<SocketAddr>> for Addresses {
     }
 
     fn show(&self, value: &Vec<SocketAddr>) -> String {
-        let list: Vec<String> = value
-            .iter()
-            .map(|address| format!("\"{address}\""))
-            .collect();
+        let list: Vec<String> = value.iter().map(|address| format!("\"{address}\"")).collect();
         format!("[{}]", list.join(", "))
     }
 
@@ -388,9 +333,7 @@ pub(super) struct Folder;
 impl Rule<PathBuf> for Folder {
     fn read(&self, raw: &Raw<'_>) -> Result<PathBuf, Fault> {
         match raw.text() {
-            Some(text) if !text.trim().is_empty() && !text.contains('\0') => {
-                Ok(PathBuf::from(text))
-            }
+            Some(text) if !text.trim().is_empty() && !text.contains('\0') => Ok(PathBuf::from(text)),
             _ => Err(Fault::Unexpected),
         }
     }

@@ -4,9 +4,7 @@
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 
-use super::rules::{
-    Addresses, Fault, Folder, GIB, KIB, Key, MIB, Raw, Rule, TIB, Text, Url, bytes, count, seconds,
-};
+use super::rules::{Addresses, Fault, Folder, GIB, KIB, Key, MIB, Raw, Rule, TIB, Text, Url, bytes, count, seconds};
 use crate::nostr::PublicKey;
 
 /// One section of the file: `[limits]`.
@@ -107,7 +105,7 @@ settings! {
     /// Where the relay listens and how it treats connections. Memory is about max_connections × what a connection
     /// needs, at worst outbox_bytes for each peer that reads too slowly.
     listen: Listen {
-        /// The addresses to listen on. 127.0.0.1 is reachable from this machine only; 0.0.0.0 and [::] from everywhere.
+        /// The addresses to listen on. 127.0.0.1 can be reached from this machine only, 0.0.0.0 from everywhere.
         addresses: Vec<SocketAddr> = vec![SocketAddr::from((Ipv4Addr::LOCALHOST, 7777))], Addresses;
         /// How many connections may be open at once; further ones are turned away.
         max_connections: usize = 10_000, count(1..=1_000_000);

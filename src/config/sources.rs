@@ -25,34 +25,21 @@ pub(super) struct Draft {
 
 impl Draft {
     /// Reads one setting, or notes why its value cannot be read.
-    pub(super) fn set(
-        &mut self,
-        section: &Section,
-        setting: &Setting,
-        raw: &Raw<'_>,
-        place: Place,
-    ) {
+    pub(super) fn set(&mut self, section: &Section, setting: &Setting, raw: &Raw<'_>, place: Place) {
         let name = format!("{}.{}", section.name, setting.name);
         let message = match (setting.read)(raw, &mut self.config) {
             Ok(()) => {
                 self.places.insert((section.name, setting.name), place);
                 return;
             }
-            Err(Fault::Unexpected) => format!(
-                "{name} must be {}, not {}",
-                (setting.expects)(),
-                raw.shown()
-            ),
+            Err(Fault::Unexpected) => format!("{name} must be {}, not {}", (setting.expects)(), raw.shown()),
             Err(Fault::Because(reason)) => format!("{name} {reason}"),
         };
         self.problems.push(Problem::new(place, message));
     }
 
     /// Takes every `RATITE_SECTION_SETTING` variable. An empty one counts as not set.
-    pub(super) fn read_environment(
-        &mut self,
-        variables: impl IntoIterator<Item = (OsString, OsString)>,
-    ) {
+    pub(super) fn read_environment(&mut self, variables: impl IntoIterator<Item = (OsString, OsString)>) {
         let mut variables: Vec<(String, OsString)> = variables
             .into_iter()
             .filter_map(|(name, value)| Some((name.into_string().ok()?, value)))
@@ -66,61 +53,37 @@ impl Draft {
             let place = Place::Environment(name.clone());
             let known = SECTIONS
                 .iter()
-                .flat_map(|section| {
-                    section
-                        .settings
-                        .iter()
-                        .map(move |setting| (section, setting))
-                })
+                .flat_map(|section| section.settings.iter().map(move |setting| (section, setting)))
                 .find(|(section, setting)| variable(section.name, setting.name) == name);
             let Some((section, setting)) = known else {
                 // A warning, not an error: container platforms set variables of their own that are named after the
                 // service, such as RATITE_PORT.
                 let names: Vec<String> = SECTIONS
                     .iter()
-                    .flat_map(|section| {
-                        section
-                            .settings
-                            .iter()
-                            .map(|setting| variable(section.name, setting.name))
-                    })
+                    .flat_map(|section| section.settings.iter().map(|setting| variable(section.name, setting.name)))
                     .collect();
-                let problem = Problem::new(
-                    place,
-                    "there is no setting of this name; the variable is ignored",
-                );
-                self.warnings
-                    .push(match nearest(&name, names.iter().map(String::as_str)) {
-                        Some(near) => problem.help(format!("did you mean {near}?")),
-                        None => problem,
-                    });
+                let problem = Problem::new(place, "there is no setting of this name; the variable is ignored");
+                self.warnings.push(match nearest(&name, names.iter().map(String::as_str)) {
+                    Some(near) => problem.help(format!("did you mean {near}?")),
+                    None => problem,
+                });
                 continue;
             };
             match value.to_str() {
                 Some(text) => self.set(section, setting, &Raw::Word(text), place),
-                None => self
-                    .problems
-                    .push(Problem::new(place, "the value is not UTF-8 text")),
+                None => self.problems.push(Problem::new(place, "the value is not UTF-8 text")),
             }
         }
     }
 
     /// Takes a setting that a flag has already read.
-    pub(super) fn set_by_flag(
-        &mut self,
-        section: &'static str,
-        setting: &'static str,
-        flag: &'static str,
-    ) {
+    pub(super) fn set_by_flag(&mut self, section: &'static str, setting: &'static str, flag: &'static str) {
         self.places.insert((section, setting), Place::Flag(flag));
     }
 
     /// Where a setting was given.
     fn place(&self, section: &'static str, setting: &'static str) -> Place {
-        self.places
-            .get(&(section, setting))
-            .cloned()
-            .unwrap_or(Place::Default)
+        self.places.get(&(section, setting)).cloned().unwrap_or(Place::Default)
     }
 
     /// Checks what no setting can be checked for alone. Call it when every source was read.
@@ -137,26 +100,15 @@ impl Draft {
                     limits.default_limit, limits.max_limit
                 );
                 let place = self.place("limits", "default_limit");
-                self.problems
-                    .push(Problem::new(place, message).help("lower the one or raise the other"));
+                self.problems.push(Problem::new(place, message).help("lower the one or raise the other"));
             } else {
                 limits.default_limit = limits.max_limit;
             }
         }
         let message_length = self.config.limits.max_message_length;
         for (section, setting, bytes, why) in [
-            (
-                "listen",
-                "outbox_bytes",
-                self.config.listen.outbox_bytes,
-                "long events could never be delivered",
-            ),
-            (
-                "storage",
-                "queue_bytes",
-                self.config.storage.queue_bytes,
-                "long events could never be taken in",
-            ),
+            ("listen", "outbox_bytes", self.config.listen.outbox_bytes, "long events could never be delivered"),
+            ("storage", "queue_bytes", self.config.storage.queue_bytes, "long events could never be taken in"),
         ] {
             if bytes < message_length.saturating_mul(2) {
                 // Point at the line the user wrote: one of the two is not the default.

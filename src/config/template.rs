@@ -30,11 +30,7 @@ pub fn template() -> String {
             for line in paragraph(&[&format!("Must be {}.", (setting.expects)())]) {
                 out.push_str(&format!("# {line}\n"));
             }
-            out.push_str(&format!(
-                "#{} = {}\n",
-                setting.name,
-                (setting.show)(&defaults)
-            ));
+            out.push_str(&format!("#{} = {}\n", setting.name, (setting.show)(&defaults)));
         }
     }
     out

@@ -10,33 +10,18 @@ use super::*;
 fn load_text(text: &str, environment: &[(&str, &str)]) -> Result<Loaded, ConfigError> {
     let mut draft = Draft::default();
     file::read(Path::new("relay.toml"), text, &mut draft);
-    draft.read_environment(
-        environment
-            .iter()
-            .map(|(name, value)| (OsString::from(name), OsString::from(value))),
-    );
+    draft.read_environment(environment.iter().map(|(name, value)| (OsString::from(name), OsString::from(value))));
     draft.check_whole();
     draft.problems.sort_by_key(Problem::line);
     if draft.problems.is_empty() {
-        Ok(Loaded {
-            config: draft.config,
-            file: None,
-            warnings: draft.warnings,
-        })
+        Ok(Loaded { config: draft.config, file: None, warnings: draft.warnings })
     } else {
-        Err(ConfigError {
-            problems: draft.problems,
-        })
+        Err(ConfigError { problems: draft.problems })
     }
 }
 
 fn problems(text: &str) -> Vec<String> {
-    load_text(text, &[])
-        .unwrap_err()
-        .problems
-        .iter()
-        .map(Problem::to_string)
-        .collect()
+    load_text(text, &[]).unwrap_err().problems.iter().map(Problem::to_string).collect()
 }
 
 fn config(text: &str) -> Config {
@@ -46,15 +31,9 @@ fn config(text: &str) -> Config {
 #[test]
 fn nothing_is_required() {
     assert_eq!(config(""), Config::default());
-    assert_eq!(
-        config("[info]\n[listen]\n[storage]\n[limits]\n"),
-        Config::default()
-    );
+    assert_eq!(config("[info]\n[listen]\n[storage]\n[limits]\n"), Config::default());
     let defaults = Config::default();
-    assert_eq!(
-        defaults.listen.addresses,
-        ["127.0.0.1:7777".parse().unwrap()]
-    );
+    assert_eq!(defaults.listen.addresses, ["127.0.0.1:7777".parse().unwrap()]);
     assert_eq!(defaults.storage.path, PathBuf::from("./ratite-data"));
     assert_eq!(defaults.storage.map_size, 1 << 40);
     assert_eq!(defaults.limits.max_message_length, 131_072);
@@ -68,13 +47,7 @@ fn the_template_is_a_valid_file_that_changes_nothing() {
     // Every line with a single # is a setting; taking it away must give the same configuration.
     let uncommented: String = text
         .lines()
-        .map(|line| {
-            if line.starts_with('#') && !line.starts_with("# ") && line != "#" {
-                &line[1..]
-            } else {
-                line
-            }
-        })
+        .map(|line| if line.starts_with('#') && !line.starts_with("# ") && line != "#" { &line[1..] } else { line })
         .flat_map(|line| [line, "\n"])
         .collect();
     assert_ne!(uncommented, text);
@@ -82,17 +55,10 @@ fn the_template_is_a_valid_file_that_changes_nothing() {
     for section in settings::SECTIONS {
         assert!(uncommented.contains(&format!("\n[{}]\n", section.name)));
         for setting in section.settings {
-            assert!(
-                uncommented.contains(&format!("\n{} = ", setting.name)),
-                "{} is missing",
-                setting.name
-            );
+            assert!(uncommented.contains(&format!("\n{} = ", setting.name)), "{} is missing", setting.name);
         }
     }
-    assert!(
-        text.lines().all(|line| line.chars().count() <= 120),
-        "lines fit a terminal"
-    );
+    assert!(text.lines().all(|line| line.chars().count() <= 120), "lines fit a terminal");
 }
 
 #[test]
@@ -116,12 +82,7 @@ fn values_come_from_the_file() {
 
 #[test]
 fn one_address_needs_no_list() {
-    assert_eq!(
-        config("[listen]\naddresses = \"[::1]:7000\"")
-            .listen
-            .addresses,
-        ["[::1]:7000".parse().unwrap()]
-    );
+    assert_eq!(config("[listen]\naddresses = \"[::1]:7000\"").listen.addresses, ["[::1]:7000".parse().unwrap()]);
 }
 
 #[test]
@@ -167,119 +128,57 @@ fn a_setting_outside_of_its_section_is_sent_home() {
 #[test]
 fn broken_toml_names_the_line_and_the_rest_is_still_checked() {
     let found = problems("[limits]\nmax_limit = = 5\nmax_filters = 0\n");
-    assert!(
-        found[0].starts_with("relay.toml:2: this is not TOML: "),
-        "{found:?}"
-    );
-    assert!(
-        found
-            .iter()
-            .any(|line| line.starts_with("relay.toml:3: limits.max_filters must be")),
-        "{found:?}"
-    );
+    assert!(found[0].starts_with("relay.toml:2: this is not TOML: "), "{found:?}");
+    assert!(found.iter().any(|line| line.starts_with("relay.toml:3: limits.max_filters must be")), "{found:?}");
     assert!(problems("[limits\n")[0].starts_with("relay.toml:1: this is not TOML: "));
-    assert!(
-        problems("a = 1\na = 2\n")
-            .iter()
-            .any(|line| line.starts_with("relay.toml:2: this is not TOML: "))
-    );
+    assert!(problems("a = 1\na = 2\n").iter().any(|line| line.starts_with("relay.toml:2: this is not TOML: ")));
 }
 
 #[test]
 fn wrong_types_and_ranges_say_what_is_right() {
     for (line, expected) in [
-        (
-            "[limits]\nmax_limit = -1",
-            "must be a whole number from 1 to 1000000, not -1",
-        ),
-        (
-            "[limits]\nmax_limit = \"5\"",
-            "must be a whole number from 1 to 1000000, not \"5\"",
-        ),
+        ("[limits]\nmax_limit = -1", "must be a whole number from 1 to 1000000, not -1"),
+        ("[limits]\nmax_limit = \"5\"", "must be a whole number from 1 to 1000000, not \"5\""),
         ("[limits]\nmax_limit = 5.5", "not 5.5"),
-        (
-            "[limits]\nmax_limit = 99999999999999999999",
-            "not 99999999999999999999",
-        ),
+        ("[limits]\nmax_limit = 99999999999999999999", "not 99999999999999999999"),
         ("[limits]\nmax_limit = true", "not true"),
         ("[limits]\nmax_limit = [1]", "not a list"),
         ("[limits]\nmax_limit = {a = 1}", "not a table"),
         ("[limits]\nmax_limit = 2020-01-01", "not a date"),
-        (
-            "[limits]\nmax_subid_length = 65",
-            "must be the number 64, not 65",
-        ),
+        ("[limits]\nmax_subid_length = 65", "must be the number 64, not 65"),
         (
             "[limits]\nmax_message_length = \"3 parsecs\"",
             "must be a size from 4 KiB to 64 MiB, in bytes or with a unit",
         ),
-        (
-            "[limits]\nmax_message_length = \"128 GiB\"",
-            "from 4 KiB to 64 MiB",
-        ),
-        (
-            "[limits]\nmax_message_length = \"99999999999999999 TiB\"",
-            "from 4 KiB to 64 MiB",
-        ),
-        (
-            "[info]\nname = 5",
-            "must be text of at most 100 characters, not 5",
-        ),
-        (
-            "[info]\nname = \"a\\u0007b\"",
-            "contains a control character",
-        ),
+        ("[limits]\nmax_message_length = \"128 GiB\"", "from 4 KiB to 64 MiB"),
+        ("[limits]\nmax_message_length = \"99999999999999999 TiB\"", "from 4 KiB to 64 MiB"),
+        ("[info]\nname = 5", "must be text of at most 100 characters, not 5"),
+        ("[info]\nname = \"a\\u0007b\"", "contains a control character"),
         (
             "[info]\nurl = \"https://relay.example.org\"",
             "must be an address that begins with wss:// or ws://, or empty",
         ),
-        (
-            "[info]\nurl = \"wss://\"",
-            "must be an address that begins with wss://",
-        ),
-        (
-            "[info]\nicon = \"https://a b\"",
-            "must be an address that begins with https://",
-        ),
-        (
-            "[listen]\naddresses = []",
-            "must be a list of one or more IP addresses",
-        ),
-        (
-            "[listen]\naddresses = [7777]",
-            "must be a list of one or more IP addresses",
-        ),
+        ("[info]\nurl = \"wss://\"", "must be an address that begins with wss://"),
+        ("[info]\nicon = \"https://a b\"", "must be an address that begins with https://"),
+        ("[listen]\naddresses = []", "must be a list of one or more IP addresses"),
+        ("[listen]\naddresses = [7777]", "must be a list of one or more IP addresses"),
         (
             "[listen]\naddresses = [\"localhost:7777\"]",
             "contains \"localhost:7777\", which is not an IP address with a port",
         ),
-        (
-            "[listen]\naddresses = [\"127.0.0.1:1\", \"127.0.0.1:1\"]",
-            "names 127.0.0.1:1 twice",
-        ),
+        ("[listen]\naddresses = [\"127.0.0.1:1\", \"127.0.0.1:1\"]", "names 127.0.0.1:1 twice"),
         ("[storage]\npath = \"\"", "must be the path of a folder"),
-        (
-            "[listen]\nping_interval = 0",
-            "must be a time from 5s to 1h",
-        ),
+        ("[listen]\nping_interval = 0", "must be a time from 5s to 1h"),
     ] {
         let found = problems(line);
         assert_eq!(found.len(), 1, "{line}: {found:?}");
-        assert!(
-            found[0].starts_with("relay.toml:2: ") && found[0].contains(expected),
-            "{line}: {found:?}"
-        );
+        assert!(found[0].starts_with("relay.toml:2: ") && found[0].contains(expected), "{line}: {found:?}");
     }
 }
 
 #[test]
 fn zero_switches_off_only_where_that_is_said() {
-    assert_eq!(
-        config("[limits]\ncreated_at_upper_limit = 0")
-            .limits
-            .created_at_upper_limit,
-        0
-    );
+    assert_eq!(config("[limits]\ncreated_at_upper_limit = 0").limits.created_at_upper_limit, 0);
     assert!(problems("[limits]\nmax_limit = 0")[0].contains("must be a whole number from 1 to"));
 }
 
@@ -289,20 +188,12 @@ fn numbers_may_be_written_as_toml_allows() {
     assert_eq!(config("[limits]\nmax_limit = 4_000").limits.max_limit, 4000);
     assert_eq!(config("limits.max_limit = 4").limits.max_limit, 4);
     assert_eq!(config("limits = { max_limit = 4 }").limits.max_limit, 4);
-    assert_eq!(
-        config("\u{feff}[limits]\r\nmax_limit = 4\r\n")
-            .limits
-            .max_limit,
-        4
-    );
+    assert_eq!(config("\u{feff}[limits]\r\nmax_limit = 4\r\n").limits.max_limit, 4);
 }
 
 #[test]
 fn an_unset_default_limit_follows_a_lower_max_limit() {
-    assert_eq!(
-        config("[limits]\nmax_limit = 100").limits.default_limit,
-        100
-    );
+    assert_eq!(config("[limits]\nmax_limit = 100").limits.default_limit, 100);
     assert_eq!(
         problems("[limits]\nmax_limit = 100\ndefault_limit = 200"),
         [
@@ -315,14 +206,8 @@ fn an_unset_default_limit_follows_a_lower_max_limit() {
 fn a_buffer_that_could_never_hold_a_message_is_refused() {
     let found = problems("[limits]\nmax_message_length = \"4 MiB\"");
     assert_eq!(found.len(), 1);
-    assert!(
-        found[0].starts_with("relay.toml:2: listen.outbox_bytes is 2097152 bytes, less than twice"),
-        "{found:?}"
-    );
-    assert!(
-        found[0].ends_with("set listen.outbox_bytes to 8388608 or more"),
-        "{found:?}"
-    );
+    assert!(found[0].starts_with("relay.toml:2: listen.outbox_bytes is 2097152 bytes, less than twice"), "{found:?}");
+    assert!(found[0].ends_with("set listen.outbox_bytes to 8388608 or more"), "{found:?}");
 }
 
 #[test]
@@ -342,11 +227,7 @@ fn the_environment_counts_more_than_the_file() {
     assert_eq!(loaded.config.limits.max_filters, 3);
     assert_eq!(loaded.config.listen.addresses.len(), 2);
     assert_eq!(loaded.config.storage.queue_bytes, 2 << 20);
-    assert_eq!(
-        loaded.config.info.name,
-        Config::default().info.name,
-        "an empty variable counts as not set"
-    );
+    assert_eq!(loaded.config.info.name, Config::default().info.name, "an empty variable counts as not set");
     assert!(loaded.warnings.is_empty());
 }
 
@@ -357,20 +238,10 @@ fn a_bad_variable_is_an_error_and_an_unknown_one_a_warning() {
         error.to_string(),
         "environment variable RATITE_LIMITS_MAX_LIMIT: limits.max_limit must be a whole number from 1 to 1000000, not \"many\""
     );
-    let loaded = load_text(
-        "",
-        &[
-            ("RATITE_LIMITS_MAX_LIMITS", "5"),
-            ("RATITE_PORT_7777_TCP", "tcp://10.0.0.1"),
-        ],
-    )
-    .unwrap();
+    let loaded =
+        load_text("", &[("RATITE_LIMITS_MAX_LIMITS", "5"), ("RATITE_PORT_7777_TCP", "tcp://10.0.0.1")]).unwrap();
     assert_eq!(
-        loaded
-            .warnings
-            .iter()
-            .map(Problem::to_string)
-            .collect::<Vec<_>>(),
+        loaded.warnings.iter().map(Problem::to_string).collect::<Vec<_>>(),
         [
             "environment variable RATITE_LIMITS_MAX_LIMITS: there is no setting of this name; the variable is ignored; did you mean RATITE_LIMITS_MAX_LIMIT?",
             "environment variable RATITE_PORT_7777_TCP: there is no setting of this name; the variable is ignored",
@@ -382,11 +253,7 @@ fn a_bad_variable_is_an_error_and_an_unknown_one_a_warning() {
 fn flags_count_more_than_everything() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("relay.toml");
-    fs::write(
-        &path,
-        "[storage]\npath = \"file\"\n[limits]\nmax_limit = 9\n",
-    )
-    .unwrap();
+    fs::write(&path, "[storage]\npath = \"file\"\n[limits]\nmax_limit = 9\n").unwrap();
     let sources = Sources {
         data: Some(PathBuf::from("flag")),
         listen: vec!["127.0.0.1:9".parse().unwrap()],
@@ -395,18 +262,12 @@ fn flags_count_more_than_everything() {
     };
     let loaded = load(sources).unwrap();
     assert_eq!(loaded.config.storage.path, PathBuf::from("flag"));
-    assert_eq!(
-        loaded.config.listen.addresses,
-        ["127.0.0.1:9".parse().unwrap()]
-    );
+    assert_eq!(loaded.config.listen.addresses, ["127.0.0.1:9".parse().unwrap()]);
     assert_eq!(loaded.config.limits.max_limit, 9);
     assert_eq!(loaded.file, Some(path.clone()));
 
-    let named_by_variable = load(Sources {
-        environment: vec![("RATITE_CONFIG".into(), path.into())],
-        ..Sources::default()
-    })
-    .unwrap();
+    let named_by_variable =
+        load(Sources { environment: vec![("RATITE_CONFIG".into(), path.into())], ..Sources::default() }).unwrap();
     assert_eq!(named_by_variable.config.storage.path, PathBuf::from("file"));
 }
 
@@ -414,20 +275,10 @@ fn flags_count_more_than_everything() {
 fn files_that_are_no_configuration_are_named() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("relay.toml");
-    let load_file = || {
-        load(Sources {
-            file: Some(path.clone()),
-            ..Sources::default()
-        })
-        .unwrap_err()
-        .to_string()
-    };
+    let load_file = || load(Sources { file: Some(path.clone()), ..Sources::default() }).unwrap_err().to_string();
 
     let missing = load_file();
-    assert!(
-        missing.contains("there is no such configuration file; `ratite config > "),
-        "{missing}"
-    );
+    assert!(missing.contains("there is no such configuration file; `ratite config > "), "{missing}");
     fs::write(&path, b"[info]\nname = \"\xff\"").unwrap();
     assert!(load_file().ends_with("relay.toml:2: this is not UTF-8 text"));
     fs::write(&path, vec![b'#'; 2 << 20]).unwrap();

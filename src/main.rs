@@ -1,7 +1,9 @@
-//! The binary: parses the command line and hands over to [`ratite::cli`].
+//! The binary: hands over to [`ratite::cli`].
 
 #[cfg(feature = "mimalloc")]
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
-fn main() {}
+fn main() -> std::process::ExitCode {
+    ratite::cli::main()
+}

@@ -1,0 +1,79 @@
+//! `ratite export`: stored events as JSONL, oldest first, for backups and for other relays.
+
+use std::path::PathBuf;
+
+use clap::Args;
+
+use super::failure::{CLEAN, Failure, Outcome, complain, things};
+use super::filters::{self, TimeRange};
+use super::output::Output;
+use super::progress::Progress;
+use super::signals::Stop;
+use super::walk::walk;
+use super::{Globals, time};
+use crate::nostr::Filter;
+use crate::store::Order;
+
+/// Write stored events as JSONL
+#[derive(Args, Debug)]
+#[command(
+    long_about = "Write stored events as JSONL, one event in each line, oldest first.\n\n\
+        The relay may be running. A file that is named with -o appears under its name only when it is complete. Events that have \
+        expired (NIP-40) are left out.",
+    after_help = format!("\
+Examples:
+  ratite export -o backup.jsonl.zst
+  ratite export --since 7d | ratite --data /srv/other import
+  ratite export --filter '{{\"kinds\":[0,3,10002]}}' -o profiles.jsonl.gz
+  ratite export --reverse | head -n 100
+
+{}", time::TIMES_HELP)
+)]
+pub(super) struct ExportArgs {
+    /// Only events that match: a filter as in NIP-01, or a JSON list of filters
+    #[arg(long, value_name = "JSON")]
+    filter: Option<String>,
+    #[command(flatten)]
+    range: TimeRange,
+    /// Newest first
+    #[arg(long)]
+    reverse: bool,
+    /// Write to this file, compressed when it ends in .gz or .zst, instead of standard output
+    #[arg(short, long, value_name = "FILE")]
+    output: Option<PathBuf>,
+}
+
+pub(super) fn run(args: &ExportArgs, globals: &Globals) -> Outcome {
+    let mut filters = match &args.filter {
+        Some(text) => filters::parse(std::slice::from_ref(text))?,
+        None => vec![Filter::default()],
+    };
+    args.range.apply(&mut filters);
+    let store = globals.open_existing()?;
+    let mut output = match &args.output {
+        Some(path) => Output::file(path)?,
+        None => Output::stdout(),
+    };
+    let order = if args.reverse { Order::NewestFirst } else { Order::OldestFirst };
+    // With events going to the terminal a line of progress would only get between them.
+    let mut progress = args.output.is_some().then(|| Progress::new("events", None));
+    let stop = Stop::on_signals();
+    let mut complete = true;
+    let count = walk(&store, filters, order, &mut |lines, count| {
+        output.write(lines)?;
+        if let Some(progress) = &mut progress {
+            progress.at(0, count);
+        }
+        complete = !stop.requested();
+        Ok(complete)
+    })?;
+    drop(progress);
+    if !complete {
+        return Err(Failure::new("the export was stopped", "Run it again; an unfinished file was removed."));
+    }
+    output.finish()?;
+    if let Some(path) = &args.output {
+        complain(&format!("{} written to {}", things(count, "event"), path.display()));
+    }
+    Ok(CLEAN)
+}

@@ -1,0 +1,140 @@
+//! Why a command ends early: one sentence on what went wrong, one on what to do next.
+
+use std::io;
+use std::process::ExitCode;
+
+use crate::config::ConfigError;
+use crate::relay::RelayError;
+use crate::server::ServerError;
+use crate::store::StoreError;
+
+/// What a command comes back with.
+pub(super) type Outcome = Result<ExitCode, Failure>;
+
+/// Everything went well.
+pub(super) const CLEAN: ExitCode = ExitCode::SUCCESS;
+
+/// Something failed, or the command line was wrong.
+pub(super) const FAILED: u8 = 1;
+
+/// An import came to its end but some lines were refused. Nothing else ends with this code.
+pub(super) const SOME_REFUSED: u8 = 2;
+
+/// Why a command ended early.
+#[derive(Debug)]
+pub(super) enum Failure {
+    /// Something the user has to know.
+    Error {
+        /// What went wrong.
+        what: String,
+        /// What to do next; empty when `what` says it already.
+        next: String,
+    },
+    /// Whoever read our output has had enough, as `head` does. Not an error.
+    ClosedPipe,
+}
+
+impl Failure {
+    /// A failure with what to do about it.
+    pub(super) fn new(what: impl Into<String>, next: impl Into<String>) -> Failure {
+        Failure::Error { what: what.into(), next: next.into() }
+    }
+
+    /// A failed read or write. A closed pipe becomes the quiet end it is.
+    pub(super) fn io(what: impl Into<String>, error: &io::Error, next: impl Into<String>) -> Failure {
+        match error.kind() {
+            io::ErrorKind::BrokenPipe => Failure::ClosedPipe,
+            io::ErrorKind::StorageFull => {
+                Failure::new(format!("{}: the disk is full", what.into()), "Free some space, then run it again.")
+            }
+            _ => Failure::new(format!("{}: {}", what.into(), plain(error)), next),
+        }
+    }
+
+    /// Tells the user, and says how the process ends.
+    pub(super) fn report(self) -> ExitCode {
+        match self {
+            Failure::ClosedPipe => CLEAN,
+            Failure::Error { what, next } => {
+                complain(&format!("error: {what}"));
+                if !next.is_empty() {
+                    complain(&format!("       {next}"));
+                }
+                ExitCode::from(FAILED)
+            }
+        }
+    }
+}
+
+/// The system's words without the "(os error 2)" that helps nobody.
+pub(super) fn plain(error: &io::Error) -> String {
+    let text = error.to_string();
+    let text = text.split(" (os error").next().unwrap_or(&text);
+    text.to_lowercase()
+}
+
+/// A line on standard error. Nobody there to read it is no reason to fail.
+pub(super) fn complain(line: &str) {
+    use io::Write as _;
+    let _ = writeln!(io::stderr().lock(), "{line}");
+}
+
+impl From<StoreError> for Failure {
+    fn from(error: StoreError) -> Failure {
+        let next = match &error {
+            // These say themselves what to do.
+            StoreError::Full | StoreError::Missing(_) | StoreError::Version { .. } => "",
+            StoreError::Open { path, source } => {
+                return Failure::io(
+                    format!("the database in {} cannot be opened", path.display()),
+                    source,
+                    "Check that this is a folder that you may read and write, or name another one with --data.",
+                );
+            }
+            StoreError::Damaged(_) => "`ratite export` saves what can still be read; import that into a new folder.",
+            StoreError::Lmdb(_) => "If this happens again, please report it with the lines above.",
+        };
+        Failure::new(error.to_string(), next)
+    }
+}
+
+impl From<RelayError> for Failure {
+    fn from(error: RelayError) -> Failure {
+        match error {
+            RelayError::Store(error) => error.into(),
+            RelayError::Thread(_) => {
+                Failure::new(error.to_string(), "Raise the limit of processes, then run it again.")
+            }
+            RelayError::Closed => Failure::new(error.to_string(), "Run it again."),
+        }
+    }
+}
+
+impl From<ServerError> for Failure {
+    fn from(error: ServerError) -> Failure {
+        match error {
+            ServerError::Store(error) => error.into(),
+            ServerError::Relay(error) => error.into(),
+            _ => Failure::new(error.to_string(), ""),
+        }
+    }
+}
+
+impl From<ConfigError> for Failure {
+    fn from(error: ConfigError) -> Failure {
+        let problems: Vec<String> = error.problems.iter().map(|problem| format!("\n  {problem}")).collect();
+        Failure::new(
+            format!(
+                "the configuration has {} to put right:{}",
+                things(problems.len() as u64, "problem"),
+                problems.concat()
+            ),
+            "`ratite config` prints every setting with its meaning and range.",
+        )
+    }
+}
+
+/// "1 problem", "2 problems".
+pub(super) fn things(count: u64, thing: &str) -> String {
+    if count == 1 { format!("1 {thing}") } else { format!("{} {thing}s", super::text::number(count)) }
+}

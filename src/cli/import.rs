@@ -1,0 +1,355 @@
+//! `ratite import`: events from JSONL into the database, verified on all cores, while the relay may be running.
+//!
+//! Lines are parsed and verified in chunks on all cores; while one chunk is written, the next one is verified. A bad line is
+//! counted and shown and never stops the run.
+
+use std::collections::VecDeque;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::time::Instant;
+
+use clap::Args;
+use crossbeam_channel::Receiver;
+use rayon::prelude::*;
+use serde::Serialize;
+
+use super::failure::{CLEAN, Failure, Outcome, SOME_REFUSED, complain, things};
+use super::input::{self, Chunk, Lines, MAX_LINE_BYTES, Next, Source};
+use super::output::{self, Output};
+use super::progress::Progress;
+use super::signals::Stop;
+use super::{Globals, text};
+use crate::nostr::Event;
+use crate::relay::{self, Relay, Settings};
+use crate::store::Store;
+
+/// Batches on their way to the disk while the next one is being verified.
+const IN_FLIGHT: usize = 2;
+
+/// Refused lines that are shown when nobody asked for a file of them.
+const SHOWN: u64 = 10;
+
+/// Bring events into the database
+#[derive(Args, Debug)]
+#[command(
+    long_about = "Bring events into the database.\n\n\
+        Reads JSONL: one event in each line, as `ratite export`, strfry and most other relays write it. Ids and signatures are \
+        checked on all cores. A bad line is counted and never stops the run. The relay may be running: it delivers the new events to \
+        its clients at once. Running an import again, also after it was stopped, does no harm: what is there already is \
+        passed over.",
+    after_help = "\
+Examples:
+  ratite import events.jsonl
+  ratite import backup-*.jsonl.zst --rejects refused.jsonl
+  strfry export | ratite import
+
+Exit codes: 0 everything is in, 2 some lines were refused, 1 the import failed or was stopped.
+
+--rejects writes one JSON object for each refused line, with the members file, line, reason
+and event, the text of the line: `jq -r .event refused.jsonl` brings the lines back."
+)]
+pub(super) struct ImportArgs {
+    /// Files to read: JSONL, also compressed with gzip or Zstandard; - or nothing for standard input
+    #[arg(value_name = "FILE")]
+    files: Vec<PathBuf>,
+    /// Trust the source: check neither ids nor signatures. Only for dumps of your own relay
+    #[arg(long)]
+    no_verify: bool,
+    /// Write the refused lines and the reasons to this file; it is replaced if it exists
+    #[arg(long, value_name = "FILE")]
+    rejects: Option<PathBuf>,
+    /// Print the summary as JSON
+    #[arg(long)]
+    json: bool,
+}
+
+/// What an import did.
+#[derive(Debug, Default, PartialEq, Eq, Serialize)]
+struct Summary {
+    /// Lines that were not blank.
+    read: u64,
+    /// Stored now.
+    new: u64,
+    /// Stored before.
+    already_there: u64,
+    /// Passed over because a newer version is stored.
+    replaced: u64,
+    /// Passed over because the author had them deleted.
+    deleted_earlier: u64,
+    /// Passed over because their time is up (NIP-40).
+    expired: u64,
+    /// Passed over because their kind is never stored.
+    ephemeral: u64,
+    /// Malformed, forged or against a rule.
+    refused: u64,
+    /// Whether the import was stopped or failed before its end.
+    complete: bool,
+}
+
+impl Summary {
+    fn text(&self, seconds: f64) -> String {
+        let mut text = String::new();
+        let mut row = |name: &str, count: u64| text.push_str(&format!("{name:<16}{:>14}\n", text::number(count)));
+        row("read", self.read);
+        row("new", self.new);
+        row("already there", self.already_there);
+        row("replaced", self.replaced);
+        row("deleted earlier", self.deleted_earlier);
+        // Most dumps have none of these, and then nobody needs to wonder what they are.
+        if self.expired > 0 {
+            row("expired", self.expired);
+        }
+        if self.ephemeral > 0 {
+            row("ephemeral", self.ephemeral);
+        }
+        row("refused", self.refused);
+        let speed = (self.read as f64 / seconds.max(0.001)) as u64;
+        text.push_str(&format!("{seconds:.1} seconds, {} events per second\n", text::number(speed)));
+        text
+    }
+}
+
+pub(super) fn run(args: &ImportArgs, globals: &Globals) -> Outcome {
+    let config = globals.load()?;
+    let sources = input::sources(&args.files)?;
+    let rejects = Rejects::open(args.rejects.as_deref(), &sources)?;
+    let store = Store::open(&config.storage.path, config.storage.map_size)?;
+    let relay = Relay::start(store, Settings::from_config(&config))?;
+
+    let stop = Stop::on_signals();
+    let started = Instant::now();
+    let mut import = Import {
+        relay: &relay,
+        trusted: args.no_verify,
+        names: sources.iter().map(Source::name).collect(),
+        in_flight: VecDeque::new(),
+        summary: Summary::default(),
+        rejects,
+    };
+    let result = import.read_all(sources, &stop);
+    // What was handed over is on its way to the disk in any case: it belongs to the summary.
+    let result = import.finish_batches().and(result);
+    relay.shutdown();
+
+    let Import { mut summary, rejects, .. } = import;
+    summary.complete = matches!(result, Ok(true));
+    let rejects = rejects.finish();
+    if args.json {
+        output::print_json(&summary)?;
+    } else {
+        output::print(&summary.text(started.elapsed().as_secs_f64()))?;
+    }
+    rejects?;
+    match result {
+        Err(failure) => Err(failure),
+        Ok(false) => {
+            Err(Failure::new("the import was stopped", "Run it again to continue; what is in is passed over."))
+        }
+        Ok(true) if summary.refused > 0 => Ok(ExitCode::from(SOME_REFUSED)),
+        Ok(true) => Ok(CLEAN),
+    }
+}
+
+struct Import<'r> {
+    relay: &'r Relay,
+    trusted: bool,
+    names: Vec<String>,
+    in_flight: VecDeque<Batch>,
+    summary: Summary,
+    rejects: Rejects,
+}
+
+/// A chunk on its way to the disk.
+struct Batch {
+    chunk: Chunk,
+    /// For each line of the chunk, in order: why it holds no event, unless it holds one.
+    faults: Vec<Option<String>>,
+    outcomes: Receiver<Vec<relay::Outcome>>,
+}
+
+impl Import<'_> {
+    /// Reads everything. False when the user wanted to stop.
+    fn read_all(&mut self, sources: Vec<Source>, stop: &Stop) -> Result<bool, Failure> {
+        let mut progress = Progress::new("events", input::total_bytes(&sources));
+        let mut lines = Lines::read(sources);
+        while !stop.requested() {
+            match lines.next() {
+                Ok(Next::Chunk(chunk)) => self.begin_batch(chunk)?,
+                Ok(Next::Waiting) => self.finish_batches()?,
+                Ok(Next::End) => return Ok(true),
+                Err(failure) => {
+                    // The lines before the fault are good.
+                    while let Some(chunk) = lines.rest() {
+                        self.begin_batch(chunk)?;
+                    }
+                    return Err(failure);
+                }
+            }
+            progress.at(lines.consumed(), self.summary.read);
+        }
+        Ok(false)
+    }
+
+    fn begin_batch(&mut self, chunk: Chunk) -> Result<(), Failure> {
+        let parsed: Vec<Result<Event, String>> = chunk
+            .lines
+            .par_iter()
+            .with_min_len(16)
+            .map(|line| {
+                if line.too_long {
+                    return Err(format!("invalid: the line is longer than {}", text::size(MAX_LINE_BYTES as u64)));
+                }
+                Event::parse(&chunk.text[line.range.clone()]).map_err(|error| format!("invalid: {error}"))
+            })
+            .collect();
+        let mut events = Vec::with_capacity(parsed.len());
+        let faults = parsed
+            .into_iter()
+            .map(|parsed| match parsed {
+                Ok(event) => {
+                    events.push(event);
+                    None
+                }
+                Err(reason) => Some(reason),
+            })
+            .collect();
+        let outcomes = self.relay.ingest(events, self.trusted);
+        self.in_flight.push_back(Batch { chunk, faults, outcomes });
+        if self.in_flight.len() > IN_FLIGHT { self.finish_batch() } else { Ok(()) }
+    }
+
+    /// Waits until everything handed over is on disk, and counts it.
+    fn finish_batches(&mut self) -> Result<(), Failure> {
+        while !self.in_flight.is_empty() {
+            self.finish_batch()?;
+        }
+        Ok(())
+    }
+
+    fn finish_batch(&mut self) -> Result<(), Failure> {
+        let Some(batch) = self.in_flight.pop_front() else { return Ok(()) };
+        let outcomes = batch.outcomes.recv().map_err(|_| {
+            Failure::new("the database writer has stopped", "Nothing is half written; run the import again.")
+        })?;
+        let mut outcomes = outcomes.into_iter();
+        let mut failed = None;
+        for (line, fault) in batch.chunk.lines.iter().zip(batch.faults) {
+            self.summary.read += 1;
+            let outcome = match fault {
+                Some(reason) => relay::Outcome::Refused(reason),
+                // One outcome for each event is the promise of `ingest`; without one the event is not known to be in.
+                None => outcomes.next().unwrap_or(relay::Outcome::Failed("error: no answer".to_owned())),
+            };
+            match outcome {
+                relay::Outcome::Stored => self.summary.new += 1,
+                relay::Outcome::Duplicate => self.summary.already_there += 1,
+                relay::Outcome::Replaced => self.summary.replaced += 1,
+                relay::Outcome::Delivered | relay::Outcome::Unheard => self.summary.ephemeral += 1,
+                // No policy stands between an operator and his database: what is blocked here was deleted.
+                relay::Outcome::Refused(reason) if reason.starts_with("blocked:") => self.summary.deleted_earlier += 1,
+                relay::Outcome::Refused(reason) if reason.ends_with("has expired") => self.summary.expired += 1,
+                relay::Outcome::Refused(reason) => {
+                    self.summary.refused += 1;
+                    let line_text = &batch.chunk.text[line.range.clone()];
+                    self.rejects.add(&self.names[batch.chunk.source], line.number, &reason, line_text)?;
+                }
+                relay::Outcome::Failed(reason) => failed = failed.or(Some(reason)),
+            }
+        }
+        match failed {
+            None => Ok(()),
+            Some(reason) => Err(Failure::new(
+                format!("events could not be stored: {}", reason.strip_prefix("error: ").unwrap_or(&reason)),
+                "Put that right, then run the import again; what is in is passed over.",
+            )),
+        }
+    }
+}
+
+/// Where refused lines go: into a file, or the first few of them to the terminal.
+struct Rejects {
+    file: Option<(Output, PathBuf)>,
+    count: u64,
+}
+
+#[derive(Serialize)]
+struct Reject<'a> {
+    file: &'a str,
+    line: u64,
+    reason: &'a str,
+    event: &'a str,
+}
+
+impl Rejects {
+    fn open(path: Option<&Path>, sources: &[Source]) -> Result<Rejects, Failure> {
+        let Some(path) = path else { return Ok(Rejects { file: None, count: 0 }) };
+        let same = |source: &Source| match source {
+            Source::Stdin => false,
+            Source::File(source) => same_file(source, path),
+        };
+        if sources.iter().any(same) {
+            return Err(Failure::new(
+                format!("{} is to be read and to be written", path.display()),
+                "Give --rejects a name of its own; nothing was read.",
+            ));
+        }
+        Ok(Rejects { file: Some((Output::file(path)?, path.to_owned())), count: 0 })
+    }
+
+    fn add(&mut self, file: &str, line: u64, reason: &str, event: &[u8]) -> Result<(), Failure> {
+        self.count += 1;
+        let Some((output, _)) = &mut self.file else {
+            if self.count <= SHOWN {
+                complain(&format!("{file}:{line}: {reason}"));
+            }
+            return Ok(());
+        };
+        let event = String::from_utf8_lossy(event);
+        let reject = Reject { file, line, reason, event: event.trim_end() };
+        let mut text = serde_json::to_vec(&reject)
+            .map_err(|error| Failure::new(format!("a refused line cannot be written: {error}"), ""))?;
+        text.push(b'\n');
+        output.write(&text)
+    }
+
+    fn finish(self) -> Result<(), Failure> {
+        match self.file {
+            Some((output, path)) => {
+                output.finish()?;
+                if self.count > 0 {
+                    complain(&format!("the refused lines are in {}", path.display()));
+                }
+            }
+            None if self.count > SHOWN => {
+                let more = things(self.count - SHOWN, "more line");
+                complain(&format!("and {more}; --rejects FILE writes all of them with their reasons"));
+            }
+            None => {}
+        }
+        Ok(())
+    }
+}
+
+fn same_file(a: &Path, b: &Path) -> bool {
+    match (a.canonicalize(), b.canonicalize()) {
+        (Ok(a), Ok(b)) => a == b,
+        _ => a == b,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_summary_leaves_out_what_most_imports_do_not_have() {
+        let mut summary = Summary { read: 12_000, new: 11_990, refused: 10, ..Summary::default() };
+        let text = summary.text(2.0);
+        assert!(text.contains("read                    12,000\n"), "{text}");
+        assert!(text.contains("deleted earlier              0\n"), "{text}");
+        assert!(!text.contains("ephemeral") && !text.contains("expired"), "{text}");
+        assert!(text.ends_with("2.0 seconds, 6,000 events per second\n"), "{text}");
+        summary.ephemeral = 1;
+        assert!(summary.text(2.0).contains("ephemeral                    1\n"));
+    }
+}

@@ -1,0 +1,140 @@
+//! `ratite info`: what is in the database, and whether it is in order.
+
+use std::path::Path;
+use std::process::ExitCode;
+
+use clap::Args;
+
+use super::failure::{CLEAN, FAILED, Outcome, complain, things};
+use super::output::{print, print_json};
+use super::{Globals, text, time};
+use crate::store::{StoreInfo, VerifyReport};
+
+/// Show what is in the database
+#[derive(Args, Debug)]
+#[command(
+    long_about = "Show what is in the database: events, bytes in each table, free pages, schema version, oldest and newest event.\n\n\
+        The relay may be running.",
+    after_help = "\
+Examples:
+  ratite info
+  ratite info --json | jq .events
+  ratite info --verify
+
+With --verify the exit code is 1 when something is wrong."
+)]
+pub(super) struct InfoArgs {
+    /// Print everything as JSON
+    #[arg(long)]
+    json: bool,
+    /// Also compare every table with every other; takes time with a large database
+    #[arg(long)]
+    verify: bool,
+}
+
+pub(super) fn run(args: &InfoArgs, globals: &Globals) -> Outcome {
+    let store = globals.open_existing()?;
+    let info = store.info()?;
+    let report = if args.verify { Some(store.verify()?) } else { None };
+    if args.json {
+        let path = store.path().display().to_string();
+        print_json(&Json { path, info: &info, verify: report.as_ref() })?;
+    } else {
+        print(&show(store.path(), &info, report.as_ref()))?;
+    }
+    match report {
+        Some(report) if !report.faults.is_empty() => {
+            complain(&format!("error: the database has {}", things(report.faults.len() as u64, "fault")));
+            complain("       `ratite export` saves what can still be read; import that into a new folder.");
+            Ok(ExitCode::from(FAILED))
+        }
+        _ => Ok(CLEAN),
+    }
+}
+
+#[derive(serde::Serialize)]
+struct Json<'a> {
+    path: String,
+    #[serde(flatten)]
+    info: &'a StoreInfo,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    verify: Option<&'a VerifyReport>,
+}
+
+fn show(path: &Path, info: &StoreInfo, report: Option<&VerifyReport>) -> String {
+    let mut out = String::new();
+    let mut row = |name: &str, value: String| out.push_str(&format!("{name:<16}{value}\n"));
+    row("data", path.display().to_string());
+    row("schema version", info.schema_version.to_string());
+    row("events", text::number(info.events));
+    if let (Some(oldest), Some(newest)) = (info.oldest, info.newest) {
+        row("oldest", time::show(oldest));
+        row("newest", time::show(newest));
+    }
+    row(
+        "file",
+        format!("{}, of which {} are free for new events", text::size(info.file_bytes), text::size(info.free_bytes)),
+    );
+    if let Some(bytes) = info.file_bytes.saturating_sub(info.free_bytes).checked_div(info.events) {
+        row("per event", text::size(bytes));
+    }
+    out.push_str(&format!("\n{:<16}{:>14}{:>14}\n", "table", "entries", "size"));
+    for table in &info.tables {
+        out.push_str(&format!(
+            "{:<16}{:>14}{:>14}\n",
+            table.name,
+            text::number(table.entries),
+            text::size(table.bytes)
+        ));
+    }
+    if let Some(report) = report {
+        let entries = text::number(report.entries);
+        out.push_str(&format!("\n{} and {entries} index entries checked", things(report.events, "event")));
+        if report.faults.is_empty() {
+            out.push_str(": everything is in order\n");
+        } else {
+            out.push_str(":\n");
+            for fault in &report.faults {
+                out.push_str(&format!("  {fault}\n"));
+            }
+        }
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::TableInfo;
+
+    #[test]
+    fn everything_is_shown() {
+        let info = StoreInfo {
+            events: 12_000,
+            next_seq: 12_001,
+            schema_version: 1,
+            file_bytes: 12 << 20,
+            free_bytes: 1 << 20,
+            oldest: Some(0),
+            newest: Some(1_700_000_000),
+            tables: vec![TableInfo { name: "events", entries: 12_000, bytes: 8 << 20 }],
+        };
+        let mut report = VerifyReport { events: 12_000, entries: 50_000, faults: Vec::new() };
+        let text = show(Path::new("./data"), &info, Some(&report));
+        for line in [
+            "data            ./data",
+            "schema version  1",
+            "events          12,000",
+            "oldest          1970-01-01T00:00:00Z",
+            "newest          2023-11-14T22:13:20Z",
+            "file            12.0 MiB, of which 1.0 MiB are free for new events",
+            "per event       961 bytes",
+            "events                  12,000       8.0 MiB",
+            "12,000 events and 50,000 index entries checked: everything is in order",
+        ] {
+            assert!(text.lines().any(|found| found == line), "{line} is not in\n{text}");
+        }
+        report.faults.push("an entry without its event".to_owned());
+        assert!(show(Path::new("."), &info, Some(&report)).ends_with("checked:\n  an entry without its event\n"));
+    }
+}

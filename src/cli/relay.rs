@@ -1,0 +1,117 @@
+//! `ratite` and `ratite relay`: serve.
+
+use std::net::SocketAddr;
+
+use clap::Args;
+
+use super::Globals;
+use super::failure::{CLEAN, Outcome};
+use super::output::print;
+use crate::config::Config;
+use crate::server;
+
+/// Serve: run the relay
+#[derive(Args, Debug, Default)]
+#[command(
+    long_about = "Run the relay until Ctrl-C or SIGTERM. This is also what `ratite` without a command does.\n\n\
+        Nothing has to be configured: the data folder is created when it is missing. `ratite config` prints every \
+        setting.",
+    after_help = "\
+Examples:
+  ratite
+  ratite relay --listen 0.0.0.0:7777 --listen '[::]:7777'
+  ratite --data /srv/nostr relay"
+)]
+pub(super) struct RelayArgs {
+    /// Listen on this address, such as 127.0.0.1:7777 or [::]:7777; may be repeated
+    #[arg(long, value_name = "ADDR", value_parser = parse_address)]
+    pub(super) listen: Vec<SocketAddr>,
+}
+
+fn parse_address(text: &str) -> Result<SocketAddr, String> {
+    text.parse().map_err(|_| {
+        "not an IP address with a port; write 127.0.0.1:7777 (this machine only), 0.0.0.0:7777 or [::]:7777 (everybody)"
+            .to_owned()
+    })
+}
+
+pub(super) fn run(args: &RelayArgs, globals: &Globals) -> Outcome {
+    let config = globals.load_with(&args.listen)?;
+    let greeting = Greeting::new(&config);
+    server::run(config, |addresses| {
+        // A closed standard output is no reason not to serve.
+        let _ = print(&greeting.text(addresses));
+    })?;
+    Ok(CLEAN)
+}
+
+/// What a newcomer is told when the relay has started.
+struct Greeting {
+    program: String,
+    url: String,
+    data: String,
+    data_is_default: bool,
+}
+
+impl Greeting {
+    fn new(config: &Config) -> Greeting {
+        Greeting {
+            // As it was called: after `cargo run` it is not in the search path.
+            program: std::env::args_os().next().map_or("ratite".into(), |name| name.to_string_lossy().into_owned()),
+            url: config.info.url.clone(),
+            data: config.storage.path.display().to_string(),
+            data_is_default: config.storage.path == Config::default().storage.path,
+        }
+    }
+
+    fn text(&self, addresses: &[SocketAddr]) -> String {
+        let listening: Vec<String> = addresses.iter().map(|address| format!("ws://{address}")).collect();
+        let client = match addresses.first() {
+            _ if !self.url.is_empty() => self.url.clone(),
+            Some(address) if address.ip().is_unspecified() => {
+                format!("ws://<the address of this machine>:{}", address.port())
+            }
+            Some(address) => format!("ws://{address}"),
+            None => String::new(),
+        };
+        let program = &self.program;
+        let flag = if self.data_is_default { String::new() } else { format!(" --data {}", self.data) };
+        format!(
+            "ratite {} is listening on {}\n  \
+               client   add {client} to the relays of your Nostr client\n  \
+               data     {}\n  \
+               import   {program}{flag} import FILE.jsonl   (in another terminal, while this one runs)\n  \
+               config   {program} config   (prints every setting; nothing has to be set)\n  \
+               stop     Ctrl-C\n",
+            env!("CARGO_PKG_VERSION"),
+            listening.join(" and "),
+            self.data,
+        )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_first_line_says_where_and_the_rest_what_to_do_next() {
+        let mut config = Config::default();
+        let text = Greeting::new(&config).text(&["127.0.0.1:7777".parse().unwrap()]);
+        assert!(text.starts_with("ratite "), "{text}");
+        assert!(text.lines().next().unwrap().ends_with(" is listening on ws://127.0.0.1:7777"), "{text}");
+        assert!(text.contains("add ws://127.0.0.1:7777 to the relays"), "{text}");
+        assert!(text.contains("data     ./ratite-data\n"), "{text}");
+        assert!(text.contains(" import FILE.jsonl"), "{text}");
+
+        config.storage.path = "/srv/nostr".into();
+        let text = Greeting::new(&config).text(&["0.0.0.0:80".parse().unwrap(), "[::]:80".parse().unwrap()]);
+        assert!(text.contains("is listening on ws://0.0.0.0:80 and ws://[::]:80\n"), "{text}");
+        assert!(text.contains("add ws://<the address of this machine>:80 to"), "{text}");
+        assert!(text.contains(" --data /srv/nostr import"), "{text}");
+
+        config.info.url = "wss://relay.example.org".to_owned();
+        let text = Greeting::new(&config).text(&["0.0.0.0:80".parse().unwrap()]);
+        assert!(text.contains("add wss://relay.example.org to"), "{text}");
+    }
+}

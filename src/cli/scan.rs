@@ -1,0 +1,56 @@
+//! `ratite scan`: what a client would get for these filters.
+
+use clap::Args;
+
+use super::failure::{CLEAN, Outcome};
+use super::filters::{self, TimeRange};
+use super::output::{Output, print, print_json};
+use super::walk::{count, walk};
+use super::{Globals, time};
+use crate::store::Order;
+
+/// Ask the database as a client would
+#[derive(Args, Debug)]
+#[command(
+    long_about = "Ask the database as a client would: prints the events that match any of the filters, newest first, each event once and each \
+        filter up to its own limit. The limits of the configuration do not apply.",
+    after_help = format!("\
+Examples:
+  ratite scan '{{\"kinds\":[1],\"limit\":10}}'
+  ratite scan '{{\"#t\":[\"nostr\"]}}' --since 7d
+  ratite scan --count '{{\"kinds\":[3]}}' '{{\"kinds\":[10002]}}'
+
+{}", time::TIMES_HELP)
+)]
+pub(super) struct ScanArgs {
+    /// Filters as in NIP-01: JSON objects, or lists of them
+    #[arg(value_name = "FILTER", required = true)]
+    filters: Vec<String>,
+    #[command(flatten)]
+    range: TimeRange,
+    /// Print only how many there are
+    #[arg(long)]
+    count: bool,
+    /// Print the count as JSON; events always are
+    #[arg(long, requires = "count")]
+    json: bool,
+}
+
+pub(super) fn run(args: &ScanArgs, globals: &Globals) -> Outcome {
+    let mut filters = filters::parse(&args.filters)?;
+    args.range.apply(&mut filters);
+    let store = globals.open_existing()?;
+    if args.count {
+        let count = count(&store, filters)?;
+        if args.json {
+            print_json(&serde_json::json!({ "count": count }))?;
+        } else {
+            print(&format!("{count}\n"))?;
+        }
+    } else {
+        let mut output = Output::stdout();
+        walk(&store, filters, Order::NewestFirst, &mut |lines, _| output.write(lines).map(|()| true))?;
+        output.finish()?;
+    }
+    Ok(CLEAN)
+}

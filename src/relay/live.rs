@@ -62,7 +62,10 @@ impl LiveEvent {
 pub(super) enum Message {
     /// Events of one commit of this process, in the order of their numbers.
     Committed(Vec<LiveEvent>),
-    Ephemeral { event: LiveEvent, reply: Reply },
+    Ephemeral {
+        event: LiveEvent,
+        reply: Reply,
+    },
     /// Something was committed, perhaps by another process.
     Look,
     Stop,

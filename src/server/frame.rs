@@ -375,6 +375,8 @@ pub(super) fn write_close(buf: &mut Vec<u8>, code: Option<CloseCode>, reason: &'
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     const MASK: [u8; 4] = [0x11, 0x82, 0x33, 0x44];
@@ -622,5 +624,28 @@ mod tests {
         write_close(&mut buf, Some(CloseCode::Away), "bye");
         write_close(&mut buf, None, "unused");
         assert_eq!(buf, b"\x8a\x02hi\x88\x05\x03\xe9bye\x88\x00");
+    }
+
+    /// Frames of a client that is sometimes wrong.
+    fn some_frame() -> impl Strategy<Value = Vec<u8>> {
+        let payload = prop_oneof![
+            4 => "[a-zé😀]{0,40}".prop_map(String::into_bytes),
+            1 => prop::collection::vec(any::<u8>(), 0..200),
+        ];
+        let first =
+            prop_oneof![8 => prop::sample::select(vec![0x81, 0x01, 0x00, 0x80, 0x89, 0x8a, 0x82]), 1 => any::<u8>()];
+        (first, payload).prop_map(|(first, payload)| frame(first, &payload))
+    }
+
+    proptest! {
+        #[test]
+        fn the_cut_of_the_bytes_never_matters(
+            frames in prop::collection::vec(some_frame(), 0..12),
+            noise in prop::collection::vec(any::<u8>(), 0..20),
+            size in 1usize..50,
+        ) {
+            let bytes = [frames.concat(), noise].concat();
+            prop_assert_eq!(decode(300, &bytes, size), decode(300, &bytes, bytes.len().max(1)));
+        }
     }
 }

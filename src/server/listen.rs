@@ -10,8 +10,9 @@ use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
 use tokio::time::{Instant, sleep};
 
+use super::http;
+use super::session::Session;
 use super::shared::{Counters, Shared};
-use super::{http, session};
 
 /// How many connections the kernel may hold for us until we accept them.
 const BACKLOG: u32 = 1024;
@@ -151,7 +152,9 @@ async fn connection(stream: TcpStream, room: bool, shared: Arc<Shared>, mut stop
     })
     .await;
     drop(stop);
-    if let Some((stream, early)) = upgraded {
-        session::run(stream, early, &shared).await;
-    }
+    let Some((stream, early)) = upgraded else { return };
+    let mut session = Session::new(stream, &early, &shared);
+    // The buffer of the handshake.
+    drop(early);
+    session.run().await;
 }

@@ -92,9 +92,17 @@ fn facts(config: &Config) -> String {
     if !info.terms_of_service.is_empty() {
         rows.push(("Terms of service", link(&info.terms_of_service)));
     }
-    rows.push(("Largest message", format!("{} bytes", config.limits.max_message_length)));
+    rows.push(("Largest message", format!("{} bytes", grouped(config.limits.max_message_length))));
     let rows: Vec<String> = rows.into_iter().map(|(term, value)| format!("<dt>{term}</dt><dd>{value}</dd>")).collect();
     rows.join("\n")
+}
+
+/// A number with its thousands apart: `131,072`.
+fn grouped(number: usize) -> String {
+    let digits = number.to_string();
+    let groups: Vec<&str> =
+        digits.as_bytes().rchunks(3).rev().filter_map(|group| std::str::from_utf8(group).ok()).collect();
+    groups.join(",")
 }
 
 /// A link when the text is an address that is safe to follow, else just the text.
@@ -192,6 +200,7 @@ mod tests {
         assert!(page.contains("/nips/blob/master/01.md\">1</a>"));
         assert!(page.contains("/nips/blob/master/62.md\">62</a>"));
         assert!(page.contains("<code>npub1"));
+        assert!(page.contains("131,072 bytes"));
         assert!(page.contains("<a href=\"mailto:op@example.org\" rel=\"nofollow\">op@example.org</a>"));
     }
 

@@ -9,6 +9,7 @@
 
 use std::collections::HashMap;
 use std::ops::ControlFlow;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
 
 use bytes::Bytes;
@@ -75,6 +76,8 @@ pub(super) enum Message {
 pub(super) struct Live {
     index: Mutex<Index>,
     queue: Sender<Message>,
+    /// Everything below this number is committed, delivered or not.
+    committed: AtomicU64,
 }
 
 /// What a filter is registered under.
@@ -97,7 +100,12 @@ struct Index {
 impl Live {
     pub fn new(next_seq: Seq, queue: Sender<Message>) -> Live {
         let index = Index { delivered: next_seq, entries: HashMap::new(), subscriptions: 0 };
-        Live { index: Mutex::new(index), queue }
+        Live { index: Mutex::new(index), queue, committed: AtomicU64::new(next_seq) }
+    }
+
+    /// Notes a commit of this process: every scan that begins from now on sees what stands below `next_seq`.
+    pub fn committed(&self, next_seq: Seq) {
+        self.committed.fetch_max(next_seq, Ordering::Release);
     }
 
     pub fn send(&self, message: Message) {
@@ -120,6 +128,10 @@ impl Live {
             index.entries.entry(key).or_default().push(subscription.clone());
         }
         index.subscriptions += 1;
+        drop(index);
+        // What is committed already is the scan's, even where its delivery is behind: after an import that may be more
+        // than can wait for the scan's first slice.
+        subscription.scan_ends_at(self.committed.load(Ordering::Acquire));
     }
 
     /// Takes a subscription out again.

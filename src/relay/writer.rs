@@ -91,6 +91,9 @@ fn transaction(core: &Arc<Core>, messages: Vec<Message>) {
         tracing::error!("a write transaction failed, its events were refused: {error}");
         format!("error: {error}")
     });
+    if let (None, Some(last)) = (&failure, stored.iter().filter_map(|event| event.seq).next_back()) {
+        core.live.committed(last + 1);
+    }
     for answer in answers {
         match answer {
             Answer::Event(reply, outcome) => {

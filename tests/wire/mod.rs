@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use ratite::config::Config;
 use ratite::nostr::{Event, Kind, Tags, UnsignedEvent};
-use ratite::relay::{Relay, Settings};
+use ratite::relay::{Clock, Relay, Settings};
 use ratite::server::Server;
 use ratite::store::Store;
 use secp256k1::Keypair;
@@ -33,13 +33,18 @@ impl TestRelay {
 
     /// `change` gets the default configuration.
     pub fn with(change: impl FnOnce(&mut Config)) -> TestRelay {
+        TestRelay::at(Clock::system(), change)
+    }
+
+    /// A relay that lives by this clock.
+    pub fn at(clock: Clock, change: impl FnOnce(&mut Config)) -> TestRelay {
         let folder = tempfile::tempdir().unwrap();
         let mut config = Config::default();
         config.listen.addresses = vec![([127, 0, 0, 1], 0).into()];
         change(&mut config);
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
         let store = Store::open(folder.path(), 1 << 30).unwrap();
-        let relay = Relay::start(store, Settings::from_config(&config)).unwrap();
+        let relay = Relay::start(store, Settings { clock, ..Settings::from_config(&config) }).unwrap();
         let server = {
             let _inside = runtime.enter();
             Server::start(relay.clone(), &config).unwrap()

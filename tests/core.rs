@@ -70,7 +70,7 @@ fn n01_60_order_is_newest_first_and_ties_by_lowest_id() {
 }
 
 #[test]
-fn n01_67_68_an_event_is_delivered_once_stored_or_live() {
+fn n01_67_n01_68_an_event_is_delivered_once_stored_or_live() {
     let relay = TestRelay::new();
     let events: Vec<Event> = (0..400).map(|i| common::note(1, NOW - 1000 + i, &format!("note {i}"))).collect();
     let (publisher, subscribers) = events.split_at(200);

@@ -4,8 +4,8 @@ use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
 
-use super::Globals;
 use super::failure::{CLEAN, Outcome};
+use super::globals::Globals;
 use super::output::print;
 use crate::config;
 

@@ -4,10 +4,11 @@ use clap::Args;
 
 use super::failure::{CLEAN, Failure, Outcome, things};
 use super::filters::{self, TimeRange};
+use super::globals::Globals;
 use super::output::{print, print_json};
 use super::progress::Progress;
+use super::time;
 use super::walk::count;
-use super::{Globals, time};
 use crate::nostr::Filter;
 use crate::relay::{Relay, Settings};
 

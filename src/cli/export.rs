@@ -6,11 +6,12 @@ use clap::Args;
 
 use super::failure::{CLEAN, Failure, Outcome, complain, things};
 use super::filters::{self, TimeRange};
+use super::globals::Globals;
 use super::output::Output;
 use super::progress::Progress;
 use super::signals::Stop;
+use super::time;
 use super::walk::walk;
-use super::{Globals, time};
 use crate::nostr::Filter;
 use crate::store::Order;
 

@@ -14,11 +14,12 @@ use rayon::prelude::*;
 use serde::Serialize;
 
 use super::failure::{CLEAN, Failure, Outcome, SOME_REFUSED, complain, things};
+use super::globals::Globals;
 use super::input::{self, Chunk, Lines, MAX_LINE_BYTES, Next, Source};
 use super::output::{self, Output};
 use super::progress::Progress;
 use super::signals::Stop;
-use super::{Globals, text};
+use super::text;
 use crate::nostr::Event;
 use crate::relay::{self, Relay, Settings};
 use crate::store::Store;

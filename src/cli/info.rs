@@ -6,8 +6,9 @@ use std::process::ExitCode;
 use clap::Args;
 
 use super::failure::{CLEAN, FAILED, Outcome, complain, things};
+use super::globals::Globals;
 use super::output::{print, print_json};
-use super::{Globals, text, time};
+use super::{text, time};
 use crate::store::{StoreInfo, VerifyReport};
 
 /// Show what is in the database

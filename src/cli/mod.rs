@@ -3,6 +3,7 @@
 //! | file | what |
 //! |---|---|
 //! | `relay` `import` `export` `scan` `delete` `info` `config` | the subcommands |
+//! | `globals` | the flags of every command, and the configuration they lead to |
 //! | `failure` | how a command fails: exit codes, and what the user is told |
 //! | `filters` `time` | filters and times as arguments |
 //! | `input` `output` | lines in and out, compressed or not |
@@ -14,6 +15,7 @@ mod delete;
 mod export;
 mod failure;
 mod filters;
+mod globals;
 mod import;
 mod info;
 mod input;
@@ -27,15 +29,12 @@ mod text;
 mod time;
 mod walk;
 
-use std::net::SocketAddr;
-use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Parser, Subcommand};
 
-use crate::config::{Config, Loaded, Sources, load};
-use crate::store::Store;
-use failure::{FAILED, Failure, Outcome, complain};
+use failure::{FAILED, Failure, Outcome};
+use globals::Globals;
 
 #[derive(Parser, Debug)]
 #[command(
@@ -61,21 +60,6 @@ struct Cli {
     globals: Globals,
     #[command(subcommand)]
     command: Option<Command>,
-}
-
-/// Flags that every command knows.
-#[derive(Args, Debug)]
-#[command(next_help_heading = "Options of every command")]
-struct Globals {
-    /// Read the configuration from this file [default: ratite.toml, when it is there]
-    #[arg(long, global = true, value_name = "FILE")]
-    config: Option<PathBuf>,
-    /// The folder with the events [default: ./ratite-data]
-    #[arg(long, global = true, value_name = "DIR")]
-    data: Option<PathBuf>,
-    /// Say more about what is going on
-    #[arg(short, long, global = true)]
-    verbose: bool,
 }
 
 #[derive(Subcommand, Debug)]
@@ -127,41 +111,6 @@ fn run(cli: Cli) -> Outcome {
         Some(Command::Info(args)) => info::run(&args, &globals),
         Some(Command::Config(args)) => config::run(&args, &globals),
     }
-}
-
-impl Globals {
-    /// The settings in force.
-    fn load(&self) -> Result<Config, Failure> {
-        self.load_with(&[])
-    }
-
-    /// The settings in force, with these addresses to listen on when there are any.
-    fn load_with(&self, listen: &[SocketAddr]) -> Result<Config, Failure> {
-        let sources = Sources { listen: listen.to_vec(), ..self.sources(self.config.clone()) };
-        Ok(warned(load(sources)?).config)
-    }
-
-    /// The settings in force when this is the file.
-    fn load_from(&self, file: Option<PathBuf>) -> Result<Loaded, Failure> {
-        Ok(warned(load(self.sources(file))?))
-    }
-
-    fn sources(&self, file: Option<PathBuf>) -> Sources {
-        Sources { data: self.data.clone(), listen: Vec::new(), environment: std::env::vars_os().collect(), file }
-    }
-
-    /// Opens the database for a command that makes no sense without one.
-    fn open_existing(&self) -> Result<Store, Failure> {
-        let config = self.load()?;
-        Ok(Store::open_existing(&config.storage.path, config.storage.map_size)?)
-    }
-}
-
-fn warned(loaded: Loaded) -> Loaded {
-    for warning in &loaded.warnings {
-        complain(&format!("warning: {warning}"));
-    }
-    loaded
 }
 
 #[cfg(test)]

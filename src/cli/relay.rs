@@ -4,8 +4,8 @@ use std::net::SocketAddr;
 
 use clap::Args;
 
-use super::Globals;
 use super::failure::{CLEAN, Outcome};
+use super::globals::Globals;
 use super::output::print;
 use crate::config::Config;
 use crate::server;

@@ -4,9 +4,10 @@ use clap::Args;
 
 use super::failure::{CLEAN, Outcome};
 use super::filters::{self, TimeRange};
+use super::globals::Globals;
 use super::output::{Output, print, print_json};
+use super::time;
 use super::walk::{count, walk};
-use super::{Globals, time};
 use crate::store::Order;
 
 /// Ask the database as a client would

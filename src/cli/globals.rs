@@ -1,0 +1,60 @@
+//! Flags that every command knows, and the configuration and the database they lead to.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use clap::Args;
+
+use super::failure::{Failure, complain};
+use crate::config::{Config, Loaded, Sources, load};
+use crate::store::Store;
+
+/// Flags that every command knows.
+#[derive(Args, Debug)]
+#[command(next_help_heading = "Options of every command")]
+pub(super) struct Globals {
+    /// Read the configuration from this file [default: ratite.toml, when it is there]
+    #[arg(long, global = true, value_name = "FILE")]
+    pub(super) config: Option<PathBuf>,
+    /// The folder with the events [default: ./ratite-data]
+    #[arg(long, global = true, value_name = "DIR")]
+    pub(super) data: Option<PathBuf>,
+    /// Say more about what is going on
+    #[arg(short, long, global = true)]
+    pub(super) verbose: bool,
+}
+
+impl Globals {
+    /// The settings in force.
+    pub(super) fn load(&self) -> Result<Config, Failure> {
+        self.load_with(&[])
+    }
+
+    /// The settings in force, with these addresses to listen on when there are any.
+    pub(super) fn load_with(&self, listen: &[SocketAddr]) -> Result<Config, Failure> {
+        let sources = Sources { listen: listen.to_vec(), ..self.sources(self.config.clone()) };
+        Ok(warned(load(sources)?).config)
+    }
+
+    /// The settings in force when this is the file.
+    pub(super) fn load_from(&self, file: Option<PathBuf>) -> Result<Loaded, Failure> {
+        Ok(warned(load(self.sources(file))?))
+    }
+
+    fn sources(&self, file: Option<PathBuf>) -> Sources {
+        Sources { data: self.data.clone(), listen: Vec::new(), environment: std::env::vars_os().collect(), file }
+    }
+
+    /// Opens the database for a command that makes no sense without one.
+    pub(super) fn open_existing(&self) -> Result<Store, Failure> {
+        let config = self.load()?;
+        Ok(Store::open_existing(&config.storage.path, config.storage.map_size)?)
+    }
+}
+
+fn warned(loaded: Loaded) -> Loaded {
+    for warning in &loaded.warnings {
+        complain(&format!("warning: {warning}"));
+    }
+    loaded
+}

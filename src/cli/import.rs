@@ -24,8 +24,8 @@ use crate::nostr::Event;
 use crate::relay::{self, Relay, Settings};
 use crate::store::Store;
 
-/// Batches on their way to the disk while the next one is being verified.
-const IN_FLIGHT: usize = 2;
+/// Batches on their way to the disk while the next one is being verified. More would cost memory and gain nothing.
+const IN_FLIGHT: usize = 1;
 
 /// Refused lines that are shown when nobody asked for a file of them.
 const SHOWN: u64 = 10;
@@ -174,17 +174,10 @@ impl Import<'_> {
         let mut progress = Progress::new("events", input::total_bytes(&sources));
         let mut lines = Lines::read(sources);
         while !stop.requested() {
-            match lines.next() {
-                Ok(Next::Chunk(chunk)) => self.begin_batch(chunk)?,
-                Ok(Next::Waiting) => self.finish_batches()?,
-                Ok(Next::End) => return Ok(true),
-                Err(failure) => {
-                    // The lines before the fault are good.
-                    while let Some(chunk) = lines.rest() {
-                        self.begin_batch(chunk)?;
-                    }
-                    return Err(failure);
-                }
+            match lines.next()? {
+                Next::Chunk(chunk) => self.begin_batch(chunk)?,
+                Next::Waiting => self.finish_batches()?,
+                Next::End => return Ok(true),
             }
             progress.at(lines.consumed(), self.summary.read);
         }
@@ -252,7 +245,7 @@ impl Import<'_> {
                 relay::Outcome::Refused(reason) => {
                     self.summary.refused += 1;
                     let line_text = &batch.chunk.text[line.range.clone()];
-                    self.rejects.add(&self.names[batch.chunk.source], line.number, &reason, line_text)?;
+                    self.rejects.add(&self.names[line.source], line.number, &reason, line_text)?;
                 }
                 relay::Outcome::Failed(reason) => failed = failed.or(Some(reason)),
             }

@@ -13,8 +13,9 @@ use crossbeam_channel::{Receiver, RecvTimeoutError};
 
 use super::failure::{Failure, complain, plain};
 
-/// A chunk is handed on when it has this many bytes.
-const CHUNK_BYTES: usize = 4 << 20;
+/// A chunk is handed on when it has this many bytes. Each chunk becomes one transaction, and a transaction rewrites the
+/// pages it touches however little it changes in them: chunks of 4 MiB write four times as much to the disk as these.
+const CHUNK_BYTES: usize = 16 << 20;
 
 /// No event is this long; a longer line is some other file, and is passed over without keeping it.
 pub(super) const MAX_LINE_BYTES: usize = 16 << 20;
@@ -109,11 +110,9 @@ pub(super) fn total_bytes(sources: &[Source]) -> Option<u64> {
         .sum()
 }
 
-/// Whole lines of one source.
+/// Whole lines, of one source or of several short ones.
 #[derive(Debug)]
 pub(super) struct Chunk {
-    /// Index into the sources.
-    pub(super) source: usize,
     /// The bytes the lines lie in.
     pub(super) text: Vec<u8>,
     /// The lines in order; blank ones are left out.
@@ -123,6 +122,8 @@ pub(super) struct Chunk {
 /// One line of a chunk.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Line {
+    /// Index into the sources.
+    pub(super) source: usize,
     /// Its number in its source, from 1.
     pub(super) number: u64,
     /// Where it lies in the chunk, without its line end.
@@ -147,7 +148,8 @@ pub(super) struct Lines {
     assembly: Assembly,
     /// Bytes read from disk or pipe, before unpacking.
     consumed: Arc<AtomicU64>,
-    ready: std::collections::VecDeque<Chunk>,
+    /// A fault that waits until the lines before it were handed on.
+    fault: Option<Failure>,
 }
 
 enum Piece {
@@ -176,7 +178,7 @@ impl Lines {
                 }
             }
         });
-        Lines { pieces, assembly: Assembly::default(), consumed, ready: Default::default() }
+        Lines { pieces, assembly: Assembly::default(), consumed, fault: None }
     }
 
     /// Bytes read so far, before unpacking.
@@ -184,126 +186,107 @@ impl Lines {
         self.consumed.load(Ordering::Relaxed)
     }
 
-    /// Waits up to a fraction of a second for the next chunk. After a failure the lines read before it still come out
-    /// first.
+    /// Waits up to a fraction of a second for the next chunk. A fault comes after the whole lines that were read before it.
     pub(super) fn next(&mut self) -> Result<Next, Failure> {
         let deadline = Instant::now() + PATIENCE;
         loop {
-            if let Some(chunk) = self.ready.pop_front() {
-                return Ok(Next::Chunk(chunk));
+            if let Some(fault) = self.fault.take() {
+                return Err(fault);
             }
-            match self.pieces.recv_deadline(deadline) {
-                Ok(Piece::Bytes(piece)) => self.assembly.add(&piece, &mut self.ready),
-                Ok(Piece::EndOfSource) => self.assembly.end_of_source(&mut self.ready),
-                Ok(Piece::Failed(failure)) => return Err(failure),
-                Err(RecvTimeoutError::Timeout) => {
-                    self.assembly.cut(&mut self.ready);
-                    if self.ready.is_empty() {
-                        return Ok(Next::Waiting);
-                    }
+            let (enough, otherwise) = match self.pieces.recv_deadline(deadline) {
+                Ok(Piece::Bytes(piece)) => {
+                    self.assembly.add(&piece);
+                    (CHUNK_BYTES, None)
                 }
-                Err(RecvTimeoutError::Disconnected) => return Ok(Next::End),
+                Ok(Piece::EndOfSource) => {
+                    self.assembly.end_of_source();
+                    (CHUNK_BYTES, None)
+                }
+                Ok(Piece::Failed(fault)) => {
+                    self.fault = Some(fault);
+                    (1, None)
+                }
+                Err(RecvTimeoutError::Timeout) => (1, Some(Next::Waiting)),
+                Err(RecvTimeoutError::Disconnected) => (1, Some(Next::End)),
+            };
+            match (self.assembly.take(enough), otherwise) {
+                (Some(chunk), _) => return Ok(Next::Chunk(chunk)),
+                (None, Some(otherwise)) => return Ok(otherwise),
+                (None, None) => {}
             }
         }
     }
-
-    /// The whole lines that were read and not yet handed on, when there is no more to come.
-    pub(super) fn rest(&mut self) -> Option<Chunk> {
-        self.assembly.cut(&mut self.ready);
-        self.ready.pop_front()
-    }
 }
 
-/// Puts pieces together to chunks of whole lines.
+/// Puts pieces together and finds the lines in them.
 #[derive(Default)]
 struct Assembly {
-    source: usize,
     buffer: Vec<u8>,
-    /// Bytes of the buffer that hold no line end.
-    searched: usize,
-    /// Lines of this source handed on so far.
-    lines: u64,
-    /// The beginning of a line that is too long, while its rest is passed over.
-    skipping: Option<Vec<u8>>,
+    /// The whole lines in the buffer.
+    lines: Vec<Line>,
+    /// Where the line begins that has no end yet: the end of the whole lines.
+    begun: usize,
+    /// Whether that line is too long, so that the rest of it is passed over.
+    skipping: bool,
+    source: usize,
+    /// Lines of this source so far.
+    number: u64,
 }
 
 impl Assembly {
-    fn add(&mut self, mut piece: &[u8], ready: &mut std::collections::VecDeque<Chunk>) {
-        if self.skipping.is_some() {
-            match memchr::memchr(b'\n', piece) {
-                None => return,
-                Some(end) => {
-                    self.end_skipping(ready);
-                    piece = &piece[end + 1..];
-                }
-            }
+    fn add(&mut self, mut piece: &[u8]) {
+        while let Some(length) = memchr::memchr(b'\n', piece) {
+            self.append(&piece[..length]);
+            self.end_line();
+            piece = &piece[length + 1..];
         }
-        self.buffer.extend_from_slice(piece);
-        if self.buffer.len() < CHUNK_BYTES {
-            return;
+        self.append(piece);
+    }
+
+    /// More of the line that has no end yet.
+    fn append(&mut self, part: &[u8]) {
+        if !self.skipping {
+            self.buffer.extend_from_slice(part);
         }
-        self.cut(ready);
-        if self.buffer.len() > MAX_LINE_BYTES {
-            // What is left after a cut is one line without an end.
-            self.buffer.truncate(SHOWN_BYTES);
-            self.skipping = Some(std::mem::take(&mut self.buffer));
-            self.searched = 0;
+        if self.buffer.len() - self.begun > MAX_LINE_BYTES {
+            self.buffer.truncate(self.begun + SHOWN_BYTES);
+            self.skipping = true;
         }
     }
 
-    fn end_of_source(&mut self, ready: &mut std::collections::VecDeque<Chunk>) {
-        self.end_skipping(ready);
-        // A last line needs no line end.
-        let buffer = std::mem::take(&mut self.buffer);
-        self.hand_on(buffer, ready);
-        self.searched = 0;
-        self.lines = 0;
+    fn end_line(&mut self) {
+        self.number += 1;
+        let mut range = self.begun..self.buffer.len();
+        if self.number == 1 && self.buffer[range.clone()].starts_with(b"\xef\xbb\xbf") {
+            // The byte order mark that some editors put in front of a file.
+            range.start += 3;
+        }
+        if !self.buffer[range.clone()].iter().all(u8::is_ascii_whitespace) {
+            self.lines.push(Line { source: self.source, number: self.number, range, too_long: self.skipping });
+        }
+        self.begun = self.buffer.len();
+        self.skipping = false;
+    }
+
+    fn end_of_source(&mut self) {
+        if self.begun < self.buffer.len() {
+            // A last line needs no line end.
+            self.end_line();
+        }
         self.source += 1;
+        self.number = 0;
     }
 
-    fn end_skipping(&mut self, ready: &mut std::collections::VecDeque<Chunk>) {
-        if let Some(beginning) = self.skipping.take() {
-            self.lines += 1;
-            let line = Line { number: self.lines, range: 0..beginning.len(), too_long: true };
-            ready.push_back(Chunk { source: self.source, text: beginning, lines: vec![line] });
+    /// Takes the whole lines out when they come to this many bytes.
+    fn take(&mut self, enough: usize) -> Option<Chunk> {
+        if self.begun < enough {
+            return None;
         }
-    }
-
-    /// Hands on every whole line in the buffer.
-    fn cut(&mut self, ready: &mut std::collections::VecDeque<Chunk>) {
-        let Some(end) = memchr::memrchr(b'\n', &self.buffer[self.searched..]) else {
-            self.searched = self.buffer.len();
-            return;
-        };
-        let rest = self.buffer.split_off(self.searched + end + 1);
+        let rest = self.buffer.split_off(self.begun);
         let text = std::mem::replace(&mut self.buffer, rest);
-        self.searched = self.buffer.len();
-        self.hand_on(text, ready);
-    }
-
-    fn hand_on(&mut self, text: Vec<u8>, ready: &mut std::collections::VecDeque<Chunk>) {
-        let mut lines = Vec::new();
-        let mut start = 0;
-        while start < text.len() {
-            let end = memchr::memchr(b'\n', &text[start..]).map_or(text.len(), |length| start + length);
-            self.lines += 1;
-            let mut range = start..end;
-            if self.lines == 1 && text[range.clone()].starts_with(b"\xef\xbb\xbf") {
-                // The byte order mark that some editors put in front of a file.
-                range.start += 3;
-            }
-            let too_long = range.len() > MAX_LINE_BYTES;
-            if too_long {
-                range.end = range.start + SHOWN_BYTES;
-            }
-            if !text[range.clone()].iter().all(u8::is_ascii_whitespace) {
-                lines.push(Line { number: self.lines, range, too_long });
-            }
-            start = end + 1;
-        }
-        if !lines.is_empty() {
-            ready.push_back(Chunk { source: self.source, text, lines });
-        }
+        self.begun = 0;
+        let lines = std::mem::take(&mut self.lines);
+        (!lines.is_empty()).then_some(Chunk { text, lines })
     }
 }
 
@@ -411,7 +394,7 @@ mod tests {
             match lines.next()? {
                 Next::Chunk(chunk) => found.extend(chunk.lines.iter().map(|line| {
                     let text = String::from_utf8_lossy(&chunk.text[line.range.clone()]).into_owned();
-                    (chunk.source, line.number, text, line.too_long)
+                    (line.source, line.number, text, line.too_long)
                 })),
                 Next::Waiting => {}
                 Next::End => return Ok(found),
@@ -508,14 +491,15 @@ mod tests {
 
     #[test]
     fn lines_survive_every_cut() {
-        let text: String = (0..200_000).map(|n| format!("line {n}\n")).collect();
+        let text: String = (0..400_000).map(|n| format!("line {n:0100}\n")).collect();
+        assert!(text.len() > 2 * CHUNK_BYTES);
         let found = texts(text.as_bytes());
-        assert_eq!(found.len(), 200_000);
+        assert_eq!(found.len(), 400_000);
         assert!(
             found
                 .iter()
                 .enumerate()
-                .all(|(i, (number, text))| { *number == i as u64 + 1 && *text == format!("line {i}") })
+                .all(|(i, (number, text))| { *number == i as u64 + 1 && *text == format!("line {i:0100}") })
         );
     }
 

@@ -15,7 +15,7 @@ use crate::relay::{Relay, Settings};
 /// Remove stored events
 #[derive(Args, Debug)]
 #[command(
-    long_about = "Remove every stored event that matches.\n\n\
+    long_about = "Remove every stored event that matches; with a limit in the filter, the newest that many.\n\n\
         The relay may be running. Try --dry-run first: it only counts. Removed events are not remembered: they come back when \
         somebody publishes or imports them again. The file does not shrink, but what becomes free is used again.",
     after_help = format!("\

@@ -88,7 +88,12 @@ impl From<StoreError> for Failure {
                 return Failure::io(
                     format!("the database in {} cannot be opened", path.display()),
                     source,
-                    "Check that this is a folder that you may read and write, or name another one with --data.",
+                    match source.kind() {
+                        io::ErrorKind::OutOfMemory => "It needs 1 GiB of addresses (not of memory); raise `ulimit -v`.",
+                        _ => {
+                            "Check that this is a folder that you may read and write, or name another one with --data."
+                        }
+                    },
                 );
             }
             StoreError::Damaged(_) => "`ratite export` saves what can still be read; import that into a new folder.",

@@ -171,7 +171,9 @@ struct Batch {
 impl Import<'_> {
     /// Reads everything. False when the user wanted to stop.
     fn read_all(&mut self, sources: Vec<Source>, stop: &Stop) -> Result<bool, Failure> {
-        let mut progress = Progress::new("events", input::total_bytes(&sources));
+        // Where somebody types, a line that redraws itself would be in the way.
+        let shown = !input::from_terminal(&sources);
+        let mut progress = shown.then(|| Progress::new("events", input::total_bytes(&sources)));
         let mut lines = Lines::read(sources);
         while !stop.requested() {
             match lines.next()? {
@@ -179,7 +181,9 @@ impl Import<'_> {
                 Next::Waiting => self.finish_batches()?,
                 Next::End => return Ok(true),
             }
-            progress.at(lines.consumed(), self.summary.read);
+            if let Some(progress) = &mut progress {
+                progress.at(lines.consumed(), self.summary.read);
+            }
         }
         Ok(false)
     }

@@ -61,12 +61,17 @@ pub(super) fn sources(arguments: &[PathBuf]) -> Result<Vec<Source>, Failure> {
     if sources.is_empty() {
         sources.push(Source::Stdin);
     }
-    if sources.contains(&Source::Stdin) && io::stdin().is_terminal() {
+    if from_terminal(&sources) {
         complain(
             "Reading events from the terminal: paste lines of JSON, then press Ctrl-D. To read a file instead: ratite import FILE",
         );
     }
     Ok(sources)
+}
+
+/// Whether somebody types the lines.
+pub(super) fn from_terminal(sources: &[Source]) -> bool {
+    sources.contains(&Source::Stdin) && io::stdin().is_terminal()
 }
 
 fn check_file(path: &Path) -> Result<(), Failure> {

@@ -1,6 +1,6 @@
 //! One connected peer of the core: its subscriptions, its questions, and the sink its answers go into.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, Mutex};
 
@@ -154,9 +154,16 @@ pub struct Client {
 pub(super) struct Peer {
     core: Arc<Core>,
     pub sink: Arc<dyn Sink>,
-    subscriptions: Mutex<HashMap<SubscriptionId, Arc<Subscription>>>,
+    /// Few enough to look through one by one.
+    subscriptions: Mutex<Vec<Open>>,
     questions: Mutex<Questions>,
     gone: AtomicBool,
+}
+
+/// A subscription and its number in the live index.
+struct Open {
+    subscription: Arc<Subscription>,
+    number: u32,
 }
 
 /// The questions of one peer. They take turns slice by slice, and the peer as a whole takes turns with other peers.
@@ -183,7 +190,7 @@ impl Client {
         let peer = Peer {
             core,
             sink,
-            subscriptions: Mutex::new(HashMap::new()),
+            subscriptions: Mutex::new(Vec::new()),
             questions: Mutex::new(Questions { waiting: VecDeque::new(), state: Turn::Idle, resumed: false }),
             gone: AtomicBool::new(false),
         };
@@ -223,8 +230,8 @@ impl Client {
             sink: peer.sink.clone(),
             state: Mutex::new(State::Scanning { waiting: Vec::new(), bytes: 0, from: 0 }),
         });
-        peer.core.live.enter(&subscription);
-        subscriptions.insert(id, subscription.clone());
+        let number = peer.core.live.enter(&subscription);
+        subscriptions.push(Open { subscription: subscription.clone(), number });
         drop(subscriptions);
         peer.ask(Question::stored(subscription, Scan::snapshot(filters, Order::NewestFirst)));
     }
@@ -270,9 +277,9 @@ impl Drop for Client {
         self.peer.gone.store(true, Relaxed);
         lock(&self.peer.questions).waiting.clear();
         let subscriptions = std::mem::take(&mut *lock(&self.peer.subscriptions));
-        for subscription in subscriptions.values() {
+        for Open { subscription, number } in &subscriptions {
             subscription.close();
-            self.peer.core.live.leave(subscription);
+            self.peer.core.live.leave(*number);
         }
         self.peer.core.clients.fetch_sub(1, Relaxed);
     }
@@ -285,26 +292,22 @@ impl Peer {
 
     /// Ends the subscription of this id without a word.
     fn forget(&self, id: &SubscriptionId) {
-        let removed = lock(&self.subscriptions).remove(id);
-        if let Some(subscription) = removed {
-            self.end(&subscription);
-        }
+        self.end(|open| open.subscription.id == *id);
     }
 
     /// Ends this very subscription without a word; one that took its place meanwhile stays.
     pub fn forget_only(&self, subscription: &Arc<Subscription>) {
-        let mut subscriptions = lock(&self.subscriptions);
-        if subscriptions.get(&subscription.id).is_some_and(|open| Arc::ptr_eq(open, subscription)) {
-            subscriptions.remove(&subscription.id);
-            drop(subscriptions);
-            self.end(subscription);
-        }
+        self.end(|open| Arc::ptr_eq(&open.subscription, subscription));
     }
 
-    fn end(&self, subscription: &Arc<Subscription>) {
+    fn end(&self, is_meant: impl Fn(&Open) -> bool) {
+        let mut subscriptions = lock(&self.subscriptions);
+        let Some(at) = subscriptions.iter().position(is_meant) else { return };
+        let Open { subscription, number } = subscriptions.swap_remove(at);
+        drop(subscriptions);
         subscription.close();
-        self.core.live.leave(subscription);
-        lock(&self.questions).waiting.retain(|question| !question.is_for(subscription));
+        self.core.live.leave(number);
+        lock(&self.questions).waiting.retain(|question| !question.is_for(&subscription));
     }
 
     fn ask(self: &Arc<Self>, question: Question) {
@@ -326,6 +329,8 @@ impl Peer {
         questions.resumed = false;
         let next = questions.waiting.pop_front();
         if next.is_none() {
+            // An idle peer keeps no room for questions.
+            questions.waiting = VecDeque::new();
             questions.state = Turn::Idle;
         }
         next
@@ -339,7 +344,10 @@ impl Peer {
         }
         let room = room || questions.resumed;
         questions.state = match (questions.waiting.is_empty(), room) {
-            (true, _) => Turn::Idle,
+            (true, _) => {
+                questions.waiting = VecDeque::new();
+                Turn::Idle
+            }
             (false, true) => {
                 self.queue();
                 Turn::Queued

@@ -1,14 +1,9 @@
-//! Live delivery: which open subscriptions want a new event, and the one thread that gives it to them.
-//!
-//! Each filter of a subscription is registered under its most selective field; a new event looks its own fields up and gets the
-//! candidates, and the full filter decides. So the cost of an event follows the subscriptions that may want it, not those that are open.
+//! Live delivery: the one thread that gives new events to the subscriptions that want them.
 //!
 //! Everything stored is delivered in the order of the log, each number once. A subscription enters the index first, and what is
 //! delivered to it waits; then the first slice of its scan learns at which number its snapshot ends. Events below that number are
 //! the scan's, all from it on are live: none is missed, none comes twice.
 
-use std::collections::HashMap;
-use std::ops::ControlFlow;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
 
@@ -16,9 +11,9 @@ use bytes::Bytes;
 use crossbeam_channel::{Receiver, Sender};
 
 use super::client::Subscription;
+use super::index::Index;
 use super::outcome::{Outcome, Reply};
 use super::{Admission, Core, lock};
-use crate::nostr::{EventFields, Filter, TagName, TagValue};
 use crate::store::{Record, Seq};
 
 /// Records read from the log in one transaction when another process wrote them.
@@ -72,35 +67,25 @@ pub(super) enum Message {
     Stop,
 }
 
-/// The live index and the way to its thread.
+/// The index, and the way to the thread that delivers.
 pub(super) struct Live {
-    index: Mutex<Index>,
+    state: Mutex<State>,
     queue: Sender<Message>,
     /// Everything below this number is committed, delivered or not.
     committed: AtomicU64,
 }
 
-/// What a filter is registered under.
-#[derive(Clone, PartialEq, Eq, Hash)]
-enum Key {
-    Id([u8; 32]),
-    Author([u8; 32]),
-    Tag(TagName, TagValue),
-    Kind(u16),
-    Any,
-}
-
-struct Index {
+/// What the lock guards.
+struct State {
     /// Everything stored below this number was delivered.
     delivered: Seq,
-    entries: HashMap<Key, Vec<Arc<Subscription>>>,
-    subscriptions: usize,
+    index: Index,
 }
 
 impl Live {
     pub fn new(next_seq: Seq, queue: Sender<Message>) -> Live {
-        let index = Index { delivered: next_seq, entries: HashMap::new(), subscriptions: 0 };
-        Live { index: Mutex::new(index), queue, committed: AtomicU64::new(next_seq) }
+        let state = State { delivered: next_seq, index: Index::new() };
+        Live { state: Mutex::new(state), queue, committed: AtomicU64::new(next_seq) }
     }
 
     /// Notes a commit of this process: every scan that begins from now on sees what stands below `next_seq`.
@@ -118,36 +103,21 @@ impl Live {
     }
 
     pub fn subscriptions(&self) -> usize {
-        lock(&self.index).subscriptions
+        lock(&self.state).index.len()
     }
 
-    /// Enters a subscription: from now on what it wants is delivered to it.
-    pub fn enter(&self, subscription: &Arc<Subscription>) {
-        let mut index = lock(&self.index);
-        for key in keys(&subscription.filters) {
-            index.entries.entry(key).or_default().push(subscription.clone());
-        }
-        index.subscriptions += 1;
-        drop(index);
+    /// Enters a subscription: from now on what it wants is delivered to it. Returns its number in the index.
+    pub fn enter(&self, subscription: &Arc<Subscription>) -> u32 {
+        let number = lock(&self.state).index.enter(subscription);
         // What is committed already is the scan's, even where its delivery is behind: after an import that may be more
         // than can wait for the scan's first slice.
         subscription.scan_ends_at(self.committed.load(Ordering::Acquire));
+        number
     }
 
     /// Takes a subscription out again.
-    pub fn leave(&self, subscription: &Arc<Subscription>) {
-        let mut index = lock(&self.index);
-        for key in keys(&subscription.filters) {
-            if let Some(entries) = index.entries.get_mut(&key) {
-                if let Some(at) = entries.iter().position(|entry| Arc::ptr_eq(entry, subscription)) {
-                    entries.swap_remove(at);
-                }
-                if entries.is_empty() {
-                    index.entries.remove(&key);
-                }
-            }
-        }
-        index.subscriptions -= 1;
+    pub fn leave(&self, number: u32) {
+        lock(&self.state).index.leave(number);
     }
 
     /// Gives an event to everyone who wants it; returns how many did.
@@ -159,23 +129,19 @@ impl Live {
 
     fn deliver_to_candidates(&self, event: &Arc<LiveEvent>) -> usize {
         let Some(record) = event.record() else { return 0 };
-        let mut wanted = Vec::new();
-        {
-            let mut index = lock(&self.index);
+        let mut wanted = {
+            let mut state = lock(&self.state);
             if let Some(seq) = event.seq {
-                if seq < index.delivered {
+                if seq < state.delivered {
                     return 0;
                 }
-                index.delivered = seq + 1;
+                state.delivered = seq + 1;
             }
-            if index.subscriptions == 0 {
+            if state.index.len() == 0 {
                 return 0;
             }
-            index.candidates(&record, &mut wanted);
-        }
-        // Sorted by address: one subscription may be found under several keys.
-        wanted.sort_unstable_by_key(Arc::as_ptr);
-        wanted.dedup_by_key(|subscription| Arc::as_ptr(subscription));
+            state.index.candidates(&record)
+        };
         wanted.retain(|subscription| subscription.filters.iter().any(|filter| filter.matches(&record)));
         for subscription in &wanted {
             subscription.deliver(event);
@@ -187,15 +153,15 @@ impl Live {
     fn catch_up(&self, core: &Core, to: Seq) {
         loop {
             let from = {
-                let mut index = lock(&self.index);
-                if index.delivered >= to {
+                let mut state = lock(&self.state);
+                if state.delivered >= to {
                     return;
                 }
-                if index.subscriptions == 0 {
-                    index.delivered = to;
+                if state.index.len() == 0 {
+                    state.delivered = to;
                     return;
                 }
-                index.delivered
+                state.delivered
             };
             let mut events = Vec::new();
             let next = core.store.log(from, CATCH_UP, &mut |seq, record| {
@@ -209,8 +175,8 @@ impl Live {
             match next {
                 Ok(Some(next)) if next < to => {}
                 Ok(_) => {
-                    let mut index = lock(&self.index);
-                    index.delivered = index.delivered.max(to);
+                    let mut state = lock(&self.state);
+                    state.delivered = state.delivered.max(to);
                     return;
                 }
                 Err(error) => {
@@ -220,51 +186,6 @@ impl Live {
             }
         }
     }
-}
-
-impl Index {
-    fn candidates(&self, record: &Record<'_>, wanted: &mut Vec<Arc<Subscription>>) {
-        let mut look_up = |key: &Key| {
-            if let Some(entries) = self.entries.get(key) {
-                wanted.extend(entries.iter().cloned());
-            }
-        };
-        look_up(&Key::Any);
-        look_up(&Key::Id(record.id().0));
-        look_up(&Key::Author(record.pubkey().0));
-        look_up(&Key::Kind(record.kind().0));
-        let _ = record.visit_indexed_tags(&mut |name, value| {
-            look_up(&Key::Tag(name, value.to_value()));
-            ControlFlow::Continue(())
-        });
-    }
-}
-
-/// The keys of all filters: for each the most selective field it has.
-fn keys(filters: &[Filter]) -> Vec<Key> {
-    let mut keys = Vec::new();
-    for filter in filters {
-        if filter.is_impossible() {
-            continue;
-        }
-        // Among authors and tags the shorter list is the smaller entry; both are far rarer in events than kinds.
-        let tag = filter.tags.iter().min_by_key(|(_, values)| values.len());
-        match (&filter.ids, &filter.authors, tag, &filter.kinds) {
-            (Some(ids), ..) => keys.extend(ids.iter().map(|id| Key::Id(id.0))),
-            (None, Some(authors), tag, _) if tag.is_none_or(|(_, values)| authors.len() <= values.len()) => {
-                keys.extend(authors.iter().map(|author| Key::Author(author.0)));
-            }
-            (None, _, Some((name, values)), _) => {
-                keys.extend(values.iter().map(|value| Key::Tag(*name, value.clone())));
-            }
-            (None, _, None, Some(kinds)) => keys.extend(kinds.iter().map(|kind| Key::Kind(kind.0))),
-            (None, _, None, None) => keys.push(Key::Any),
-        }
-    }
-    // Two filters with a field in common enter once.
-    let mut seen = std::collections::HashSet::new();
-    keys.retain(|key| seen.insert(key.clone()));
-    keys
 }
 
 /// The thread.

@@ -11,6 +11,7 @@
 //! ```
 
 mod client;
+mod index;
 mod limits;
 mod live;
 mod outcome;

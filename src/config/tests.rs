@@ -287,3 +287,21 @@ fn files_that_are_no_configuration_are_named() {
     fs::create_dir(&path).unwrap();
     assert!(load_file().contains("the configuration file cannot be read: "));
 }
+
+proptest::proptest! {
+    #[test]
+    fn no_text_panics(parts in proptest::collection::vec(proptest::sample::select(&[
+        "[", "]", "limits", "info", "max_limit", "name", "=", " ", "\n", "\r", "\"", "'''", "\"\"\"", ".", ",", "{", "}", "-", "1",
+        "0x", "_", "9999999999999999999999", "1.5e9", "nan", "true", "1979-05-27T07:32:00Z", "#", "\\", "\\u00", "é", "\u{0}", "KiB",
+        "[limits]\n", "[[limits]]\n", "max_limit = ", "addresses = [\"", "\"1 PiB\"", "\u{feff}",
+    ][..]), 0..30)) {
+        let text = parts.concat();
+        if let Err(error) = load_text(&text, &[("RATITE_LIMITS_MAX_MESSAGE_LENGTH", &text), ("RATITE_LISTEN_ADDRESSES", &text)]) {
+            let lines = text.lines().count() + 1;
+            proptest::prop_assert!(error.problems.iter().all(|problem| match problem.place {
+                Place::File { line, .. } => (1..=lines).contains(&line),
+                _ => true,
+            }), "{error}");
+        }
+    }
+}

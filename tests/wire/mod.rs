@@ -14,6 +14,8 @@ use ratite::store::Store;
 use secp256k1::Keypair;
 use serde_json::Value;
 
+pub mod process;
+
 /// Nothing here takes as long; a test that waits for this has failed.
 pub const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -211,6 +213,23 @@ impl Socket {
             if !self.fill() {
                 assert!(self.buffer.is_empty(), "the stream ends inside a frame");
                 return None;
+            }
+        }
+    }
+
+    /// The next message; otherwise how it ends: with a close code, or at the end of the stream, wherever that comes.
+    pub fn hear_or_end(&mut self) -> Result<Value, Option<u16>> {
+        loop {
+            while let Some((frame, size)) = parse(&self.buffer) {
+                self.buffer.drain(..size);
+                match frame.opcode {
+                    TEXT => return Ok(serde_json::from_slice(&frame.payload).unwrap()),
+                    CLOSE => return Err(frame.payload.first_chunk().map(|code| u16::from_be_bytes(*code))),
+                    _ => {}
+                }
+            }
+            if !self.fill() {
+                return Err(None);
             }
         }
     }

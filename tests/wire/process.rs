@@ -1,0 +1,75 @@
+//! The binary, run as a process of its own.
+
+use std::io::{BufRead as _, BufReader};
+use std::net::SocketAddr;
+use std::path::Path;
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::Instant;
+
+use super::{PATIENCE, Socket};
+
+/// `ratite` with these arguments over this data folder, with nothing inherited that could configure it.
+pub fn ratite(data: &Path, arguments: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_ratite"));
+    for (name, _) in std::env::vars_os() {
+        if name.to_string_lossy().starts_with("RATITE_") || name == "RUST_LOG" {
+            command.env_remove(name);
+        }
+    }
+    command.env("RUST_LOG", "warn").arg("--data").arg(data).args(arguments).current_dir(data).stdin(Stdio::null());
+    command
+}
+
+/// A relay in a process of its own; killed when it is dropped.
+pub struct RelayProcess {
+    pub address: SocketAddr,
+    child: Child,
+}
+
+impl RelayProcess {
+    /// Starts it on a free port and waits until it listens.
+    pub fn start(data: &Path) -> RelayProcess {
+        let mut child = ratite(data, &["relay", "--listen", "127.0.0.1:0"]).stdout(Stdio::piped()).spawn().unwrap();
+        let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+        let first = lines.next().expect("the relay ended before it listened").unwrap();
+        let address = first.split("ws://").nth(1).unwrap_or_else(|| panic!("no address in: {first}")).parse().unwrap();
+        // The rest is for people; it is read so that the relay never waits for a reader.
+        std::thread::spawn(move || lines.for_each(drop));
+        RelayProcess { address, child }
+    }
+
+    pub fn connect(&self) -> Socket {
+        Socket::open(self.address)
+    }
+
+    /// kill -9, and waits until it is gone.
+    pub fn kill(&mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+    }
+
+    /// Sends a signal by name, such as `TERM`. A shell has its own `kill`, so that no package is needed for it.
+    pub fn signal(&self, name: &str) {
+        let status = Command::new("sh").args(["-c", &format!("kill -{name} {}", self.child.id())]).status().unwrap();
+        assert!(status.success(), "kill -{name}: {status}");
+    }
+
+    /// Waits for its end.
+    pub fn wait(&mut self) -> ExitStatus {
+        let began = Instant::now();
+        loop {
+            if let Some(status) = self.child.try_wait().unwrap() {
+                return status;
+            }
+            assert!(began.elapsed() < PATIENCE, "the relay does not end");
+            std::thread::sleep(std::time::Duration::from_millis(5));
+        }
+    }
+}
+
+impl Drop for RelayProcess {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}

@@ -17,6 +17,9 @@ use super::failure::{Failure, complain, plain};
 /// pages it touches however little it changes in them: chunks of 4 MiB write four times as much to the disk as these.
 const CHUNK_BYTES: usize = 16 << 20;
 
+/// The first chunk has this many bytes, each further one twice as many: small files too are written while they are read.
+const FIRST_CHUNK_BYTES: usize = 1 << 20;
+
 /// No event is this long; a longer line is some other file, and is passed over without keeping it.
 pub(super) const MAX_LINE_BYTES: usize = 16 << 20;
 
@@ -155,6 +158,8 @@ pub(super) struct Lines {
     consumed: Arc<AtomicU64>,
     /// A fault that waits until the lines before it were handed on.
     fault: Option<Failure>,
+    /// Bytes that make the next chunk.
+    enough: usize,
 }
 
 enum Piece {
@@ -183,7 +188,7 @@ impl Lines {
                 }
             }
         });
-        Lines { pieces, assembly: Assembly::default(), consumed, fault: None }
+        Lines { pieces, assembly: Assembly::default(), consumed, fault: None, enough: FIRST_CHUNK_BYTES }
     }
 
     /// Bytes read so far, before unpacking.
@@ -201,11 +206,11 @@ impl Lines {
             let (enough, otherwise) = match self.pieces.recv_deadline(deadline) {
                 Ok(Piece::Bytes(piece)) => {
                     self.assembly.add(&piece);
-                    (CHUNK_BYTES, None)
+                    (self.enough, None)
                 }
                 Ok(Piece::EndOfSource) => {
                     self.assembly.end_of_source();
-                    (CHUNK_BYTES, None)
+                    (self.enough, None)
                 }
                 Ok(Piece::Failed(fault)) => {
                     self.fault = Some(fault);
@@ -215,7 +220,10 @@ impl Lines {
                 Err(RecvTimeoutError::Disconnected) => (1, Some(Next::End)),
             };
             match (self.assembly.take(enough), otherwise) {
-                (Some(chunk), _) => return Ok(Next::Chunk(chunk)),
+                (Some(chunk), _) => {
+                    self.enough = (2 * self.enough).min(CHUNK_BYTES);
+                    return Ok(Next::Chunk(chunk));
+                }
                 (None, Some(otherwise)) => return Ok(otherwise),
                 (None, None) => {}
             }

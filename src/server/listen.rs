@@ -55,6 +55,30 @@ pub(super) fn bind(addresses: &[SocketAddr]) -> Result<Vec<TcpListener>, BindErr
     addresses.iter().map(|&address| bind_one(address).map_err(|source| BindError { address, source })).collect()
 }
 
+/// Files the relay keeps open beside its connections: the database, listeners, standard streams, and some to spare.
+const OTHER_FILES: u64 = 64;
+
+/// Asks the system for as many open files as `connections` need; most systems start a program with 1,024 and allow it far
+/// more. When they do not, a line in the log says what will happen.
+pub(super) fn raise_file_limit(connections: usize) {
+    use rustix::process::{Resource, getrlimit, setrlimit};
+    let wanted = connections as u64 + OVERFLOW as u64 + OTHER_FILES;
+    let mut limit = getrlimit(Resource::Nofile);
+    let allowed = limit.current.unwrap_or(u64::MAX);
+    if allowed >= wanted {
+        return;
+    }
+    let reachable = wanted.min(limit.maximum.unwrap_or(u64::MAX));
+    limit.current = Some(reachable);
+    let granted = if setrlimit(Resource::Nofile, limit).is_ok() { reachable } else { allowed };
+    if granted < wanted {
+        tracing::warn!(
+            "the system allows {granted} open files, fewer than listen.max_connections = {connections} needs: raise the limit \
+             (`ulimit -n {wanted}`, or LimitNOFILE={wanted} in a systemd unit), or lower the setting"
+        );
+    }
+}
+
 fn bind_one(address: SocketAddr) -> io::Result<TcpListener> {
     let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
     // A restart must not wait for connections of the last run to leave the kernel's tables.

@@ -95,6 +95,7 @@ pub fn run(config: Config, on_ready: impl FnOnce(&[SocketAddr])) -> Result<(), S
         let mut signals = Signals::new()?;
         // First the addresses: when they are taken, nothing else should have happened.
         let listeners = listen::bind(&config.listen.addresses)?;
+        listen::raise_file_limit(config.listen.max_connections);
         let store = Store::open(&config.storage.path, config.storage.map_size)?;
         let relay = Relay::start(store, Settings::from_config(&config))?;
         let server = Server::serve(relay, &config, listeners)?;

@@ -2,11 +2,15 @@
 
 mod common;
 
+use std::ops::ControlFlow;
+use std::time::Duration;
+
 use common::model::{Model, Verdict, matches};
 use common::{NOW, TestRelay, events_of, sign};
 use proptest::prelude::*;
 use ratite::nostr::{Event, Filter, SubscriptionId};
 use ratite::relay::Outcome;
+use ratite::store::{Budget, Order, Progress, Record, Scan};
 
 /// A small world, so that things meet: few authors, kinds, seconds and values.
 #[derive(Clone, Debug)]
@@ -157,9 +161,40 @@ proptest! {
             let unlimited: Vec<Filter> = filters.into_iter().map(|f| Filter { limit: None, ..f }).collect();
             prop_assert_eq!(relay.relay.count(unlimited.clone()).expect("count"), model.query(&unlimited, NOW).len() as u64);
         }
+        for filters in &questions {
+            every_plan_gives_the_same_answer(&relay, &model, &parse(filters))?;
+        }
         let report = relay.relay.store().verify().expect("verify");
         prop_assert_eq!(report.faults, Vec::<String>::new());
     }
+}
+
+/// Whichever index serves it, in both directions, whole or paused after every single step.
+fn every_plan_gives_the_same_answer(relay: &TestRelay, model: &Model, filters: &[Filter]) -> Result<(), TestCaseError> {
+    let filters: Vec<Filter> = filters.iter().map(|f| Filter { limit: f.limit.or(Some(500)), ..f.clone() }).collect();
+    let newest = model.query(&filters, NOW);
+    let unlimited: Vec<Filter> = filters.iter().map(|f| Filter { limit: None, ..f.clone() }).collect();
+    let mut oldest = model.query(&unlimited, NOW);
+    oldest.reverse();
+    let whole = Budget { keys: u64::MAX, time: Duration::from_secs(60) };
+    let step = Budget { keys: 0, time: Duration::ZERO };
+    for (filters, order, expected) in
+        [(&filters, Order::NewestFirst, &newest), (&unlimited, Order::OldestFirst, &oldest)]
+    {
+        for candidate in 0..5 {
+            for (budget, breaks) in [(whole, false), (step, false), (whole, true)] {
+                let mut scan = Scan::new(filters.clone(), order).forced(candidate);
+                let mut answer = Vec::new();
+                let mut each = |record: &Record<'_>| {
+                    answer.push(record.to_event().expect("records are whole"));
+                    if breaks { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+                };
+                while scan.run(relay.relay.store(), NOW, budget, &mut each).expect("scan") == Progress::More {}
+                prop_assert_eq!(texts(&answer), texts(expected), "candidate {} of {:?}", candidate, filters);
+            }
+        }
+    }
+    Ok(())
 }
 
 fn verdict(outcome: &Outcome) -> Verdict {

@@ -73,8 +73,15 @@ struct Candidate {
     total: f64,
 }
 
-/// Chooses the plan for one filter.
-pub fn plan(store: &Store, txn: &RoTxn<'_>, filter: &Filter, order: Order) -> Result<Plan, StoreError> {
+/// Chooses the plan for one filter. `force` takes the candidate of that number instead of the cheapest: tests compare the
+/// answers of all of them.
+pub fn plan(
+    store: &Store,
+    txn: &RoTxn<'_>,
+    filter: &Filter,
+    order: Order,
+    force: Option<usize>,
+) -> Result<Plan, StoreError> {
     if filter.is_impossible() {
         return Ok(Plan::Nothing);
     }
@@ -82,7 +89,10 @@ pub fn plan(store: &Store, txn: &RoTxn<'_>, filter: &Filter, order: Order) -> Re
         return Ok(Plan::Ids(ids.clone()));
     }
     let mut candidates = candidates(store, filter);
-    if candidates.len() > 1 {
+    if let Some(number) = force {
+        let count = candidates.len();
+        candidates.swap(0, number % count);
+    } else if candidates.len() > 1 {
         for candidate in &mut candidates {
             probe(store, txn, filter, order, candidate)?;
         }

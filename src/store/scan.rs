@@ -58,18 +58,26 @@ pub struct Scan {
     /// Events with this number and above do not belong to the answer; not known before the first slice of a snapshot.
     before: Option<Seq>,
     walked: u64,
+    force: Option<usize>,
 }
 
 impl Scan {
     /// A scan of everything stored when it runs, what comes between its slices included.
     pub fn new(filters: Vec<Filter>, order: Order) -> Scan {
         let parts = filters.into_iter().map(Part::new).collect();
-        Scan { parts, order, before: Some(Seq::MAX), walked: 0 }
+        Scan { parts, order, before: Some(Seq::MAX), walked: 0, force: None }
     }
 
     /// A scan of what is stored when its first slice begins.
     pub fn snapshot(filters: Vec<Filter>, order: Order) -> Scan {
         Scan { before: None, ..Scan::new(filters, order) }
+    }
+
+    /// Has each filter answered by one of the indices that could, whatever it costs. For tests: the answer must not depend on it.
+    #[doc(hidden)]
+    pub fn forced(mut self, candidate: usize) -> Scan {
+        self.force = Some(candidate);
+        self
     }
 
     /// The sequence number at which a snapshot ends; `None` before its first slice.
@@ -107,6 +115,7 @@ impl Scan {
             expiry_due: any_expired(store, &txn, now)?,
             deadline: Instant::now() + budget.time,
             keys: budget.keys,
+            force: self.force,
             confirmed: Cell::new(None),
         };
         let mut walked = 0;
@@ -228,6 +237,7 @@ struct Slice<'s> {
     expiry_due: bool,
     deadline: Instant,
     keys: u64,
+    force: Option<usize>,
     /// The record that was confirmed last: most often the very next one to go out.
     confirmed: Cell<Option<(Seq, Record<'s>)>>,
 }
@@ -314,7 +324,7 @@ impl<'s> Slice<'s> {
         if part.remaining == 0 {
             return Ok(Walk::Ended);
         }
-        match plan(self.store, self.txn, &part.filter, self.order)? {
+        match plan(self.store, self.txn, &part.filter, self.order, self.force)? {
             Plan::Nothing => Ok(Walk::Ended),
             Plan::Ids(ids) => {
                 for id in ids {

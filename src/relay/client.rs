@@ -1,149 +1,14 @@
-//! One connected peer of the core: its subscriptions, its questions, and the sink its answers go into.
+//! One connected peer of the core: its subscriptions, and the questions it waits for.
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, Mutex};
 
-use bytes::Bytes;
-
-use super::live::LiveEvent;
-use super::reader::{Message, Question};
+use super::question::Question;
+use super::subscription::{Sink, Subscription, send_one};
 use super::{Core, limits, lock};
 use crate::nostr::{Filter, SubscriptionId, message};
-use crate::store::{Order, Scan, Seq};
-
-/// Where the core puts answers for one peer. Called from the core's threads; must not block.
-pub trait Sink: Send + Sync + 'static {
-    /// Opens one message at the end of `buf`, where a socket reserves its frame header. Returns where the message begins, for [`Sink::close`].
-    fn open(&self, buf: &mut Vec<u8>) -> usize;
-    /// Closes the message that was opened at `start`.
-    fn close(&self, buf: &mut Vec<u8>, start: usize);
-    /// Takes the message that was opened at `start` out again.
-    fn abandon(&self, buf: &mut Vec<u8>, start: usize) {
-        buf.truncate(start);
-    }
-    /// Takes complete messages. False when the peer should get no more stored results until it has drained what it has: the core then waits
-    /// for [`Client::resume`]. Nothing is ever dropped in silence.
-    fn send(&self, messages: Vec<u8>) -> bool;
-    /// Takes one live event: `prefix` is `["EVENT","<sub>",`, then comes the event's shared JSON, then `]`.
-    fn send_live(&self, prefix: &[u8], event: &Bytes);
-}
-
-/// A subscription as the live index and the readers know it.
-pub(super) struct Subscription {
-    pub id: SubscriptionId,
-    pub filters: Vec<Filter>,
-    /// `["EVENT","<sub>",`
-    pub prefix: Box<[u8]>,
-    /// Bytes of live events that may wait for the scan. Beyond it the scan is hopelessly behind and the subscription ends.
-    max_waiting: usize,
-    sink: Arc<dyn Sink>,
-    state: Mutex<State>,
-}
-
-enum State {
-    /// Stored events are on their way; live ones wait until EOSE is out (N01-67).
-    Scanning { waiting: Vec<Arc<LiveEvent>>, bytes: usize, from: Seq },
-    /// Events with this number and above are delivered as they come; those below it were the scan's.
-    Live { from: Seq },
-    /// Nothing may be sent any more (N01-69).
-    Closed,
-}
-
-impl Subscription {
-    /// A live event: delivered, or kept until the stored ones are through.
-    pub fn deliver(&self, event: &Arc<LiveEvent>) {
-        let mut state = lock(&self.state);
-        match &mut *state {
-            State::Live { from } => {
-                if event.seq.is_none_or(|seq| seq >= *from)
-                    && let Some(json) = event.json()
-                {
-                    self.sink.send_live(&self.prefix, &json);
-                }
-            }
-            State::Scanning { from, .. } if event.seq.is_some_and(|seq| seq < *from) => {}
-            State::Scanning { waiting, bytes, .. } => {
-                *bytes += event.size();
-                if *bytes <= self.max_waiting {
-                    waiting.push(event.clone());
-                } else {
-                    *state = State::Closed;
-                    self.close_message("error: you read stored events slower than new ones arrive; ask for fewer");
-                }
-            }
-            State::Closed => {}
-        }
-    }
-
-    /// Learns at which number the scan's snapshot ends.
-    pub fn scan_ends_at(&self, before: Seq) {
-        if let State::Scanning { waiting, bytes, from } = &mut *lock(&self.state) {
-            *from = before;
-            waiting.retain(|event| event.seq.is_none_or(|seq| seq >= before));
-            *bytes = waiting.iter().map(|event| event.size()).sum();
-        }
-    }
-
-    /// Sends a slice of stored events if the subscription is still open. `None` when it is not, else whether the sink has room.
-    pub fn send_slice(&self, messages: Vec<u8>) -> Option<bool> {
-        let state = lock(&self.state);
-        if matches!(*state, State::Closed) {
-            return None;
-        }
-        Some(messages.is_empty() || self.sink.send(messages))
-    }
-
-    /// The last slice, EOSE, and everything that arrived meanwhile; from here on events are delivered as they come.
-    /// `None` when the subscription is closed, else whether the sink has room.
-    pub fn finish(&self, mut messages: Vec<u8>) -> Option<bool> {
-        let mut state = lock(&self.state);
-        let State::Scanning { waiting, from, .. } = &mut *state else { return None };
-        let from = *from;
-        append(&*self.sink, &mut messages, |out| message::write_eose(out, self.id.as_str()));
-        for event in waiting.drain(..) {
-            if let Some(json) = event.json() {
-                append(&*self.sink, &mut messages, |out| {
-                    out.extend_from_slice(&self.prefix);
-                    out.extend_from_slice(&json);
-                    out.push(b']');
-                });
-            }
-        }
-        *state = State::Live { from };
-        Some(self.sink.send(messages))
-    }
-
-    /// Ends the subscription from the relay's side, with a reason.
-    pub fn refuse(&self, reason: &str) {
-        let mut state = lock(&self.state);
-        if !matches!(*state, State::Closed) {
-            *state = State::Closed;
-            self.close_message(reason);
-        }
-    }
-
-    fn close_message(&self, reason: &str) {
-        send_one(&*self.sink, |out| message::write_closed(out, self.id.as_str(), reason));
-    }
-
-    fn close(&self) {
-        *lock(&self.state) = State::Closed;
-    }
-}
-
-fn append(sink: &dyn Sink, messages: &mut Vec<u8>, write: impl FnOnce(&mut Vec<u8>)) {
-    let start = sink.open(messages);
-    write(messages);
-    sink.close(messages, start);
-}
-
-/// Sends one message.
-pub(super) fn send_one(sink: &dyn Sink, write: impl FnOnce(&mut Vec<u8>)) {
-    let mut messages = Vec::new();
-    append(sink, &mut messages, write);
-    sink.send(messages);
-}
+use crate::store::{Order, Scan};
 
 /// One connected peer. Dropping it ends its subscriptions and questions.
 pub struct Client {
@@ -220,16 +85,8 @@ impl Client {
                 format!("blocked: {} subscriptions are open, this relay allows no more", limits.max_subscriptions);
             return peer.closed(&id, &reason);
         }
-        let mut prefix = Vec::new();
-        message::write_event_prefix(&mut prefix, id.as_str());
-        let subscription = Arc::new(Subscription {
-            id: id.clone(),
-            filters: filters.clone(),
-            prefix: prefix.into(),
-            max_waiting: peer.core.settings.waiting_bytes,
-            sink: peer.sink.clone(),
-            state: Mutex::new(State::Scanning { waiting: Vec::new(), bytes: 0, from: 0 }),
-        });
+        let max_waiting = peer.core.settings.waiting_bytes;
+        let subscription = Arc::new(Subscription::new(id, filters.clone(), peer.sink.clone(), max_waiting));
         let number = peer.core.live.enter(&subscription);
         subscriptions.push(Open { subscription: subscription.clone(), number });
         drop(subscriptions);
@@ -320,7 +177,7 @@ impl Peer {
     }
 
     fn queue(self: &Arc<Self>) {
-        let _ = self.core.readers.send(Message::Turn(self.clone()));
+        let _ = self.core.readers.send(Some(self.clone()));
     }
 
     /// The next question to work on; `None` ends the turn.
@@ -354,12 +211,5 @@ impl Peer {
             }
             (false, false) => Turn::Paused,
         };
-    }
-}
-
-impl Subscription {
-    /// Whether anything may still be sent for it.
-    pub fn is_open(&self) -> bool {
-        !matches!(*lock(&self.state), State::Closed)
     }
 }

@@ -14,7 +14,7 @@ use std::sync::Arc;
 
 use siphasher::sip::SipHasher13;
 
-use super::client::Subscription;
+use super::subscription::Subscription;
 use crate::nostr::{EventFields, Filter, TagRef};
 
 /// The index. A subscription has a number here as long as it is in it.

@@ -5,55 +5,19 @@
 //! the scan's, all from it on are live: none is missed, none comes twice.
 
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, OnceLock};
+use std::sync::{Arc, Mutex};
 
-use bytes::Bytes;
 use crossbeam_channel::{Receiver, Sender};
 
-use super::client::Subscription;
 use super::index::Index;
+use super::live_event::LiveEvent;
 use super::outcome::{Outcome, Reply};
-use super::{Admission, Core, lock};
-use crate::store::{Record, Seq};
+use super::subscription::Subscription;
+use super::{Core, lock};
+use crate::store::Seq;
 
 /// Records read from the log in one transaction when another process wrote them.
 const CATCH_UP: usize = 256;
-
-/// An event on its way to subscribers; its JSON is made once, when the first one wants it.
-pub(super) struct LiveEvent {
-    /// Its number; `None` for an ephemeral event.
-    pub seq: Option<Seq>,
-    /// Its place in the ingest queue, kept until it is delivered: publishers wait when delivery falls behind.
-    admission: Mutex<Option<Admission>>,
-    record: Box<[u8]>,
-    json: OnceLock<Option<Bytes>>,
-}
-
-impl LiveEvent {
-    pub fn new(seq: Option<Seq>, record: Box<[u8]>, admission: Option<Admission>) -> LiveEvent {
-        LiveEvent { seq, admission: Mutex::new(admission), record, json: OnceLock::new() }
-    }
-
-    fn record(&self) -> Option<Record<'_>> {
-        Record::new(&self.record)
-    }
-
-    /// The event's JSON text, shared by everyone who gets it.
-    pub fn json(&self) -> Option<Bytes> {
-        self.json
-            .get_or_init(|| {
-                let mut text = Vec::new();
-                let whole = self.record()?.write_json(&mut text);
-                whole.then(|| Bytes::from(text))
-            })
-            .clone()
-    }
-
-    /// Bytes this event holds while it waits for a scan to end.
-    pub fn size(&self) -> usize {
-        self.record.len()
-    }
-}
 
 pub(super) enum Message {
     /// Events of one commit of this process, in the order of their numbers.
@@ -123,7 +87,7 @@ impl Live {
     /// Gives an event to everyone who wants it; returns how many did.
     fn deliver(&self, event: &Arc<LiveEvent>) -> usize {
         let delivered = self.deliver_to_candidates(event);
-        lock(&event.admission).take();
+        event.release();
         delivered
     }
 

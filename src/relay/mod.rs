@@ -14,8 +14,11 @@ mod client;
 mod index;
 mod limits;
 mod live;
+mod live_event;
 mod outcome;
+mod question;
 mod reader;
+mod subscription;
 mod verify;
 mod writer;
 
@@ -27,8 +30,9 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use crossbeam_channel::{Receiver, Sender};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-pub use client::{Client, Sink};
+pub use client::Client;
 pub use outcome::Outcome;
+pub use subscription::Sink;
 
 use outcome::Reply;
 
@@ -72,7 +76,8 @@ impl Settings {
             limits: config.limits.clone(),
             url: config.info.url.clone(),
             queue_bytes: config.storage.queue_bytes,
-            waiting_bytes: config.listen.outbox_bytes,
+            // Half: at the end of a scan they all go into the outbox at once, beside its last slice.
+            waiting_bytes: config.listen.outbox_bytes / 2,
             clock: Clock::system(),
         }
     }
@@ -143,7 +148,8 @@ struct Core {
     room_total: usize,
     verify: Sender<verify::Message>,
     writer: Sender<writer::Message>,
-    readers: Sender<reader::Message>,
+    /// Peers that have questions; `None` ends a reader.
+    readers: Sender<Option<Arc<client::Peer>>>,
     stop_housekeeping: Sender<()>,
     closed: AtomicBool,
     disk_full: AtomicBool,
@@ -314,7 +320,7 @@ impl Relay {
         }
         let _ = self.core.stop_housekeeping.try_send(());
         for _ in 0..reader_threads() {
-            let _ = self.core.readers.send(reader::Message::Stop);
+            let _ = self.core.readers.send(None);
         }
         // Each thread passes the word on when it has done all that came before it: verify, then writer, then live.
         let _ = self.core.verify.send(verify::Message::Stop);

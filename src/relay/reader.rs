@@ -11,56 +11,18 @@ use std::time::Duration;
 use crossbeam_channel::Receiver;
 
 use super::Core;
-use super::client::{Peer, Subscription, send_one};
-use crate::nostr::{SubscriptionId, message};
+use super::client::Peer;
+use super::question::{Kind, Question};
+use super::subscription::send_one;
+use crate::nostr::message;
 use crate::store::{Budget, Progress, Scan, StoreError};
 
 const SLICE: Budget = Budget { keys: 200_000, time: Duration::from_millis(10) };
 const SLICE_BYTES: usize = 64 << 10;
 
-pub(super) enum Message {
-    /// This peer has questions.
-    Turn(Arc<Peer>),
-    Stop,
-}
-
-/// A question on its way to its answer.
-pub(super) struct Question {
-    scan: Scan,
-    kind: Kind,
-}
-
-enum Kind {
-    Stored(Arc<Subscription>),
-    Count { id: SubscriptionId, count: u64 },
-}
-
-impl Question {
-    /// The stored events of a REQ.
-    pub fn stored(subscription: Arc<Subscription>, scan: Scan) -> Question {
-        Question { scan, kind: Kind::Stored(subscription) }
-    }
-
-    /// A COUNT.
-    pub fn count(id: SubscriptionId, scan: Scan) -> Question {
-        Question { scan, kind: Kind::Count { id, count: 0 } }
-    }
-
-    pub fn is_for(&self, subscription: &Arc<Subscription>) -> bool {
-        matches!(&self.kind, Kind::Stored(own) if Arc::ptr_eq(own, subscription))
-    }
-
-    pub fn is_open(&self) -> bool {
-        match &self.kind {
-            Kind::Stored(subscription) => subscription.is_open(),
-            Kind::Count { .. } => true,
-        }
-    }
-}
-
-/// A thread of the pool.
-pub(super) fn run(core: &Arc<Core>, queue: Receiver<Message>) {
-    while let Ok(Message::Turn(peer)) = queue.recv() {
+/// A thread of the pool: takes peers that have questions, until it gets `None`.
+pub(super) fn run(core: &Core, queue: Receiver<Option<Arc<Peer>>>) {
+    while let Ok(Some(peer)) = queue.recv() {
         if let Some(question) = peer.next_question() {
             let (unfinished, room) = slice(core, &peer, question);
             peer.end_turn(unfinished, room);

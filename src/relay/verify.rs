@@ -5,7 +5,7 @@ use std::sync::Arc;
 use crossbeam_channel::{Receiver, Sender};
 use rayon::prelude::*;
 
-use super::live::LiveEvent;
+use super::live_event::LiveEvent;
 use super::outcome::{Outcome, Reply};
 use super::{Admission, Core, limits, live, writer};
 use crate::nostr::{Event, KindClass};

@@ -8,7 +8,7 @@ use std::sync::atomic::Ordering::Relaxed;
 
 use crossbeam_channel::{Receiver, Sender};
 
-use super::live::LiveEvent;
+use super::live_event::LiveEvent;
 use super::outcome::{Outcome, Reply};
 use super::verify::{self, Verified};
 use super::{Admission, Core, limits, live};

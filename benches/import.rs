@@ -3,14 +3,13 @@
 mod kit;
 
 use std::fs;
-use std::io::{BufWriter, Write as _};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use clap::Parser;
 use kit::pool::Lines;
 use kit::report::{Table, median, number};
-use kit::workload::{Spec, Workload};
+use kit::workload::Spec;
 use kit::{Result, ceilings, process};
 use ratite::nostr::Event;
 
@@ -48,7 +47,10 @@ fn main() -> Result<()> {
     let args = Args::parse();
     let file = match &args.file {
         Some(file) => file.clone(),
-        None => generate(&args)?,
+        None => {
+            let spec = Spec { events: args.events, seed: args.seed, sign: !args.unsigned, ..Spec::default() };
+            kit::workload::file(&process::scratch_root(), spec)?
+        }
     };
     let lines = Lines::read(&file)?;
     println!(
@@ -117,34 +119,6 @@ fn main() -> Result<()> {
         println!("{}", run.output);
     }
     Ok(())
-}
-
-/// The workload as a file, made once and kept below `target`.
-fn generate(args: &Args) -> Result<PathBuf> {
-    let root = process::scratch_root();
-    fs::create_dir_all(&root)?;
-    let name = format!("{}-{}{}.jsonl", args.events, args.seed, if args.unsigned { "-unsigned" } else { "" });
-    let path = root.join(name);
-    if !path.exists() {
-        eprintln!("making {} events", args.events);
-        let spec = Spec { events: args.events, seed: args.seed, sign: !args.unsigned, ..Spec::default() };
-        write_workload(spec, &path)?;
-    }
-    Ok(path)
-}
-
-fn write_workload(spec: Spec, path: &Path) -> Result<()> {
-    let part = path.with_extension("part");
-    let mut out = BufWriter::with_capacity(1 << 20, fs::File::create(&part)?);
-    let mut line = Vec::new();
-    for event in Workload::new(spec).flatten() {
-        line.clear();
-        event.write_json(&mut line);
-        line.push(b'\n');
-        out.write_all(&line)?;
-    }
-    out.into_inner()?;
-    Ok(fs::rename(part, path)?)
 }
 
 fn import(args: &Args, file: &Path, trusted: bool, round: usize) -> Result<(process::Run, u64)> {

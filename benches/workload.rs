@@ -2,10 +2,8 @@
 
 mod kit;
 
-use std::io::{BufWriter, Write as _};
-
 use clap::Parser;
-use kit::workload::{END, Spec, Workload};
+use kit::workload::{END, Spec};
 
 /// Realistic signed events as JSONL, the same for the same arguments
 #[derive(Parser)]
@@ -44,13 +42,5 @@ fn main() -> kit::Result<()> {
         Some(path) => Box::new(std::fs::File::create(path)?),
         None => Box::new(std::io::stdout().lock()),
     };
-    let mut out = BufWriter::with_capacity(1 << 20, out);
-    let mut line = Vec::new();
-    for event in Workload::new(Spec { events, seed, authors, end, days, stream: 0, sign: !unsigned }).flatten() {
-        line.clear();
-        event.write_json(&mut line);
-        line.push(b'\n');
-        out.write_all(&line)?;
-    }
-    Ok(out.flush()?)
+    kit::workload::write(Spec { events, seed, authors, end, days, stream: 0, sign: !unsigned }, out)
 }

@@ -5,6 +5,7 @@
 //! | `random` `text` `workload` | events: drawn from a seed, signed on all cores; knows nothing of ratite's code |
 //! | `pool` `shapes` | what to ask for, and in which shapes |
 //! | `socket` | a WebSocket client that costs next to nothing |
+//! | `drive` | publishers, askers, subscribers |
 //! | `process` | children, and what /proc says of a relay |
 //! | `ceilings` | what the machine itself can do |
 //! | `report` | medians, percentiles, tables |
@@ -13,6 +14,7 @@
 #![allow(dead_code)]
 
 pub mod ceilings;
+pub mod drive;
 pub mod pool;
 pub mod process;
 pub mod random;

@@ -1,7 +1,5 @@
 //! The shapes of questions that clients ask, each with fresh random parameters.
 
-use std::fmt::Write as _;
-
 use super::pool::Pool;
 use super::random::Rng;
 
@@ -22,14 +20,7 @@ impl Shape {
 
 /// `["a","b"]`
 fn list(values: &[&str]) -> String {
-    let mut out = String::with_capacity(2 + values.len() * 67);
-    out.push('[');
-    for (i, value) in values.iter().enumerate() {
-        let comma = if i > 0 { "," } else { "" };
-        let _ = write!(out, "{comma}\"{value}\"");
-    }
-    out.push(']');
-    out
+    if values.is_empty() { "[]".to_owned() } else { ["[\"", &values.join("\",\""), "\"]"].concat() }
 }
 
 fn one<'a>(rng: &mut Rng, from: &'a [String]) -> &'a str {

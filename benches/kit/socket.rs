@@ -82,7 +82,7 @@ impl Socket {
         let mut socket = Socket { stream, inbox: Vec::new(), outbox: Vec::new(), received: 0 };
         let request = format!(
             "GET {} HTTP/1.1\r\nHost: {}:{}\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
-             Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: cmF0aXRlIGJlbmNoIHRvb2w=\r\n\r\n",
+             Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n",
             target.path, target.host, target.port
         );
         socket.stream.write_all(request.as_bytes()).await?;

@@ -4,10 +4,15 @@
 //! ones most, accounts publish by Zipf's law, profiles and lists replace their older versions, some events are deleted. Nothing here uses
 //! ratite's code: ids and JSON are made with serde_json and sha2, so a fault of ratite's cannot hide in its own workload.
 
+use std::fs;
+use std::io::{BufWriter, Write};
+use std::path::{Path, PathBuf};
+
 use rayon::prelude::*;
 use secp256k1::{Keypair, SecretKey, schnorr};
 use sha2::{Digest, Sha256};
 
+use super::Result;
 use super::random::Rng;
 use super::text::{self, Words};
 
@@ -84,6 +89,33 @@ impl Event {
         self.write_json(&mut json);
         json
     }
+}
+
+/// The workload as a file in `folder`, made when it is not there yet and kept for the next run.
+pub fn file(folder: &Path, spec: Spec) -> Result<PathBuf> {
+    let name = format!("{}-{}{}.jsonl", spec.events, spec.seed, if spec.sign { "" } else { "-unsigned" });
+    let path = folder.join(name);
+    if !path.exists() {
+        eprintln!("making {} events", spec.events);
+        fs::create_dir_all(folder)?;
+        let part = path.with_extension("part");
+        write(spec, fs::File::create(&part)?)?;
+        fs::rename(part, &path)?;
+    }
+    Ok(path)
+}
+
+/// Writes the workload as JSONL.
+pub fn write(spec: Spec, out: impl Write) -> Result<()> {
+    let mut out = BufWriter::with_capacity(1 << 20, out);
+    let mut line = Vec::new();
+    for event in Workload::new(spec).flatten() {
+        line.clear();
+        event.write_json(&mut line);
+        line.push(b'\n');
+        out.write_all(&line)?;
+    }
+    Ok(out.flush()?)
 }
 
 struct Author {

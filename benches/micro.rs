@@ -81,6 +81,7 @@ fn id(bencher: Bencher<'_, '_>) {
     each(bencher, &EVENTS, |event| event.content.len(), |event| drop(black_box(event.check_id())));
 }
 
+/// The whole check of a signature; the ceiling of everything that takes events from strangers.
 #[divan::bench(max_time = 1)]
 fn verify(bencher: Bencher<'_, '_>) {
     let spec = Spec { events: 200, ..Spec::default() };
@@ -145,7 +146,7 @@ static STORE: LazyLock<Store> = LazyLock::new(|| {
 });
 
 /// Plan, walk, confirm and write JSON: what a reader thread does for one question of each shape, fresh parameters each time.
-#[divan::bench(args = SHAPES.iter().map(|shape| shape.name), max_time = 1)]
+#[divan::bench(args = SHAPES.iter().map(|shape| shape.name), sample_size = 1, sample_count = 1000, max_time = 2)]
 fn scan(bencher: Bencher<'_, '_>, name: &str) {
     let Some(shape) = SHAPES.iter().find(|shape| shape.name == name) else { return };
     let mut rng = Rng::new(2, 2);

@@ -26,7 +26,7 @@ use serde_json::Value;
 
 use common::model::{Model, Verdict};
 use wire::process::{RelayProcess, ratite};
-use wire::{FIN, Socket, TEXT, frame};
+use wire::{FIN, Socket, TEXT, ask_for, frame};
 
 const CLIENTS: u8 = 6;
 
@@ -247,27 +247,6 @@ fn stored_ids(store: &Store, author: ratite::nostr::PublicKey) -> BTreeSet<Event
 fn assert_sound(store: &Store) {
     let report = store.verify().unwrap();
     assert!(report.faults.is_empty(), "{:#?}", report.faults);
-}
-
-/// Asks for events by their ids, over a socket.
-fn ask_for(socket: &mut Socket, ids: &[EventId]) -> BTreeSet<EventId> {
-    let mut found = BTreeSet::new();
-    for some in ids.chunks(500) {
-        let list: Vec<String> = some.iter().map(|id| format!("\"{id}\"")).collect();
-        socket.say(&format!("[\"REQ\",\"q\",{{\"ids\":[{}]}}]", list.join(",")));
-        loop {
-            let message = socket.hear();
-            match message[0].as_str() {
-                Some("EVENT") => {
-                    let id = EventId::from_hex(message[2]["id"].as_str().unwrap()).unwrap();
-                    assert!(found.insert(id), "{id} comes twice");
-                }
-                Some("EOSE") => break,
-                _ => panic!("{message}"),
-            }
-        }
-    }
-    found
 }
 
 fn publishers(length: usize) -> Vec<Publisher> {

@@ -129,8 +129,8 @@ pub struct Stats {
     pub subscriptions: usize,
     /// Bytes of events waiting for verification or commit.
     pub queued_bytes: usize,
-    /// The last write failed because the disk or the map is full.
-    pub disk_full: bool,
+    /// Why events are refused: the last write to the database failed.
+    pub write_failure: Option<String>,
 }
 
 /// The relay. Clones share it.
@@ -152,7 +152,7 @@ struct Core {
     readers: Sender<Option<Arc<client::Peer>>>,
     stop_housekeeping: Sender<()>,
     closed: AtomicBool,
-    disk_full: AtomicBool,
+    write_failure: Mutex<Option<String>>,
     clients: AtomicUsize,
     threads: Mutex<Vec<JoinHandle<()>>>,
 }
@@ -176,7 +176,7 @@ impl Relay {
             readers: reader_tx,
             stop_housekeeping: stop_tx,
             closed: AtomicBool::new(false),
-            disk_full: AtomicBool::new(false),
+            write_failure: Mutex::new(None),
             clients: AtomicUsize::new(0),
             threads: Mutex::new(Vec::new()),
             settings,
@@ -308,7 +308,7 @@ impl Relay {
             clients: core.clients.load(Relaxed),
             subscriptions: core.live.subscriptions(),
             queued_bytes: core.room_total.saturating_sub(core.room.available_permits()),
-            disk_full: core.disk_full.load(Relaxed),
+            write_failure: core.write_failure(),
         }
     }
 
@@ -331,6 +331,13 @@ impl Relay {
     }
 }
 
+impl Core {
+    /// Why the last write failed, if it did.
+    fn write_failure(&self) -> Option<String> {
+        lock(&self.write_failure).clone()
+    }
+}
+
 /// Threads that run scans: one for each core, and two at least, so that a long question on one core leaves room for short ones.
 fn reader_threads() -> usize {
     std::thread::available_parallelism().map_or(2, |n| n.get().max(2))
@@ -342,7 +349,7 @@ fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
 }
 
 /// Looks around ten times a second: other processes' commits are to be delivered soon, expired events to be removed
-/// soon, readers of dead processes now and then.
+/// soon, a failure to write noticed when it is over, readers of dead processes cleared now and then.
 fn housekeeping(core: &Arc<Core>, stop: Receiver<()>) {
     const LOOK: Duration = Duration::from_millis(100);
     let mut seen = core.store.last_commit();
@@ -365,6 +372,9 @@ fn housekeeping(core: &Arc<Core>, stop: Receiver<()>) {
                 Ok(false) => {}
                 Err(error) => tracing::warn!("looking for expired events failed: {error}"),
             }
+        }
+        if tick % 10 == 9 && core.write_failure().is_some() {
+            let _ = core.writer.send(writer::Message::Probe);
         }
         if tick % 600 == 599
             && let Err(error) = core.store.clear_stale_readers()

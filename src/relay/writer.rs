@@ -4,7 +4,7 @@
 //! holds their event is on disk, never before (law 1).
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering::Relaxed;
+use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender};
 
@@ -21,6 +21,9 @@ const MAX_BYTES: usize = 4 << 20;
 
 /// Expired events removed in one transaction.
 const SWEEP: usize = 1000;
+
+/// How long the reserve is left alone after it could not grow.
+const RESERVE_RETRY: Duration = Duration::from_secs(1);
 
 pub(super) struct Job {
     pub verified: Verified,
@@ -42,6 +45,8 @@ pub(super) enum Message {
     },
     /// Remove what has expired.
     Sweep,
+    /// The last write failed: see whether there is room again.
+    Probe,
     Stop,
 }
 
@@ -49,6 +54,7 @@ pub(super) enum Message {
 pub(super) fn run(core: &Arc<Core>, queue: Receiver<Message>) {
     let mut messages = Vec::new();
     let mut open = true;
+    let mut look_after_reserve_at = Instant::now();
     while open {
         let (mut events, mut bytes) = (0, 0);
         let mut next = queue.recv().ok();
@@ -59,7 +65,7 @@ pub(super) fn run(core: &Arc<Core>, queue: Receiver<Message>) {
                     bytes += job.verified.record.len();
                 }
                 Message::Batch { batch, .. } => events += batch.len(),
-                Message::Remove { .. } | Message::Sweep => {}
+                Message::Remove { .. } | Message::Sweep | Message::Probe => {}
                 Message::Stop => {
                     open = false;
                     break;
@@ -68,53 +74,125 @@ pub(super) fn run(core: &Arc<Core>, queue: Receiver<Message>) {
             messages.push(message);
             next = if events < MAX_EVENTS && bytes < MAX_BYTES { queue.try_recv().ok() } else { None };
         }
-        if !messages.is_empty() {
-            transaction(core, std::mem::take(&mut messages));
+        work(core, std::mem::take(&mut messages));
+        if Instant::now() >= look_after_reserve_at && !look_after_reserve(core) {
+            look_after_reserve_at = Instant::now() + RESERVE_RETRY;
         }
     }
     core.live.send(live::Message::Stop);
 }
 
+/// Works off what queued: what is to be stored in one transaction, removals after it in transactions of their own. So the one
+/// succeeds where the other fails, as in a full database.
+fn work(core: &Core, messages: Vec<Message>) {
+    let (mut incoming, mut removals, mut sweep, mut probe) = (Vec::new(), Vec::new(), false, false);
+    for message in messages {
+        match message {
+            Message::Event(job) => incoming.push(Incoming::Event(job)),
+            Message::Batch { batch, done } => incoming.push(Incoming::Batch(batch, done)),
+            Message::Remove { ids, done } => removals.push((ids, done)),
+            Message::Sweep => sweep = true,
+            Message::Probe => probe = true,
+            Message::Stop => {}
+        }
+    }
+    if !incoming.is_empty() {
+        store_all(core, incoming);
+    }
+    for (ids, done) in removals {
+        let removed = remove(core, &ids);
+        probe |= removed.is_ok();
+        note_failure(core, removed.as_ref().err());
+        let _ = done.send(removed);
+    }
+    if sweep {
+        let now = core.settings.clock.now();
+        let swept = core.store.remove_some(now, SWEEP, |batch, limit| batch.remove_expired(limit));
+        probe |= swept.is_ok();
+        note_failure(core, swept.as_ref().err());
+    }
+    if probe && core.write_failure().is_some() {
+        match core.store.has_room() {
+            Ok(true) => note_success(core),
+            Ok(false) => {}
+            Err(error) => note_failure(core, Some(&error)),
+        }
+    }
+}
+
+/// Has the database's reserve grow with it. False when it did not grow to its full size.
+fn look_after_reserve(core: &Core) -> bool {
+    let short = || core.store.reserve_is_short();
+    let grown = short().and_then(|is_short| match is_short {
+        true => core.store.fill_reserve().and_then(|()| short()).map(|short| !short),
+        false => Ok(true),
+    });
+    grown.unwrap_or_else(|error| {
+        tracing::warn!("the database's reserve cannot grow: {error}");
+        false
+    })
+}
+
+/// Writes that fail are told of once, not each; `/health` tells of them as long as they do.
+fn note_failure(core: &Core, error: Option<&StoreError>) {
+    let Some(error) = error else { return };
+    let text = error.to_string();
+    let mut failure = super::lock(&core.write_failure);
+    if failure.as_ref() != Some(&text) {
+        tracing::error!("writing to the database failed, events are refused: {text}");
+        *failure = Some(text);
+    }
+}
+
+fn note_success(core: &Core) {
+    if super::lock(&core.write_failure).take().is_some() {
+        tracing::info!("writing to the database works again");
+    }
+}
+
+/// What is to be stored.
+enum Incoming {
+    Event(Box<Job>),
+    Batch(verify::Batch, verify::Done),
+}
+
 /// An answer that waits for the commit.
 enum Answer {
     Event(Reply, Outcome),
-    Batch(verify::Done, Vec<Outcome>),
-    Removed(Sender<Result<u64, StoreError>>, u64),
+    Batch(verify::Done, Vec<Fate>),
 }
 
-fn transaction(core: &Arc<Core>, messages: Vec<Message>) {
-    let mut answers = Vec::with_capacity(messages.len());
+/// What becomes of an event of a batch.
+enum Fate {
+    /// Decided before the transaction.
+    Settled(Outcome),
+    /// True if the transaction is committed.
+    Pending(Outcome),
+}
+
+fn store_all(core: &Core, incoming: Vec<Incoming>) {
+    let mut answers = Vec::with_capacity(incoming.len());
     let mut stored = Vec::new();
-    let written = write(core, messages, &mut answers, &mut stored);
-    core.disk_full.store(matches!(written, Err(StoreError::Full)), Relaxed);
-    let failure = written.err().map(|error| {
-        tracing::error!("a write transaction failed, its events were refused: {error}");
-        format!("error: {error}")
-    });
+    let written = store(core, incoming, &mut answers, &mut stored);
+    // Noted before anybody is answered: who is told of a failure finds it in the figures too.
+    match &written {
+        Ok(()) => note_success(core),
+        Err(error) => note_failure(core, Some(error)),
+    }
+    let failure = written.err().map(|error| Outcome::Failed(format!("error: {error}")));
     if let (None, Some(last)) = (&failure, stored.iter().filter_map(|event| event.seq).next_back()) {
         core.live.committed(last + 1);
     }
+    let settle = |outcome| failure.clone().unwrap_or(outcome);
     for answer in answers {
         match answer {
-            Answer::Event(reply, outcome) => {
-                reply.send(failure.clone().map_or(outcome, Outcome::Failed));
-            }
-            Answer::Batch(done, mut outcomes) => {
-                if let Some(text) = &failure {
-                    // What never reached the database keeps its outcome.
-                    for outcome in &mut outcomes {
-                        if matches!(outcome, Outcome::Stored | Outcome::Replaced) {
-                            *outcome = Outcome::Failed(text.clone());
-                        }
-                    }
-                }
-                let _ = done.send(outcomes);
-            }
-            Answer::Removed(done, count) => {
-                let _ = done.send(match &failure {
-                    None => Ok(count),
-                    Some(text) => Err(StoreError::Damaged(text.clone())),
+            Answer::Event(reply, outcome) => reply.send(settle(outcome)),
+            Answer::Batch(done, fates) => {
+                let outcomes = fates.into_iter().map(|fate| match fate {
+                    Fate::Settled(outcome) => outcome,
+                    Fate::Pending(outcome) => settle(outcome),
                 });
+                let _ = done.send(outcomes.collect());
             }
         }
     }
@@ -124,85 +202,56 @@ fn transaction(core: &Arc<Core>, messages: Vec<Message>) {
 }
 
 /// Applies everything in one transaction and commits it. When it fails every message has its answer in `answers` all the same.
-fn write(
-    core: &Arc<Core>,
-    messages: Vec<Message>,
+fn store(
+    core: &Core,
+    incoming: Vec<Incoming>,
     answers: &mut Vec<Answer>,
     stored: &mut Vec<LiveEvent>,
 ) -> Result<(), StoreError> {
-    let mut fault = None;
-    let mut batch = match core.store.batch(core.settings.clock.now()) {
-        Ok(batch) => Some(batch),
-        Err(error) => {
-            fault = Some(error);
-            None
+    // After a fault there is no batch any more, and nothing of what is said here will be answered.
+    let mut batch = core.store.batch(core.settings.clock.now());
+    let mut apply = |verified: Verified, admission: Option<Admission>| -> Outcome {
+        let Ok(open) = &mut batch else { return Outcome::Stored };
+        match open.apply(&verified.event, &verified.record) {
+            Ok(Applied::Stored(seq)) => stored.push(LiveEvent::new(Some(seq), verified.record, admission)),
+            Ok(applied) => return outcome(applied),
+            Err(error) => batch = Err(error),
         }
+        Outcome::Stored
     };
-    let mut apply = |verified: Verified, admission: Option<Admission>, fault: &mut Option<StoreError>| -> Outcome {
-        let Some(batch) = &mut batch else { return Outcome::Stored };
-        if fault.is_some() {
-            return Outcome::Stored;
-        }
-        match batch.apply(&verified.event, &verified.record) {
-            Ok(Applied::Stored(seq)) => {
-                stored.push(LiveEvent::new(Some(seq), verified.record, admission));
-                Outcome::Stored
+    for message in incoming {
+        answers.push(match message {
+            Incoming::Event(job) => Answer::Event(job.reply, apply(job.verified, Some(job.admission))),
+            Incoming::Batch(batch, done) => {
+                let fates = batch.into_iter().map(|item| match item {
+                    Ok(verified) => Fate::Pending(apply(verified, None)),
+                    Err(outcome) => Fate::Settled(outcome),
+                });
+                Answer::Batch(done, fates.collect())
             }
-            Ok(applied) => outcome(applied),
-            Err(error) => {
-                *fault = Some(error);
-                Outcome::Stored
-            }
-        }
-    };
-    let mut removals = Vec::new();
-    let mut sweep = false;
-    for message in messages {
-        match message {
-            Message::Event(job) => {
-                let outcome = apply(job.verified, Some(job.admission), &mut fault);
-                answers.push(Answer::Event(job.reply, outcome));
-            }
-            Message::Batch { batch, done } => {
-                let outcomes = batch
-                    .into_iter()
-                    .map(|item| item.map_or_else(|outcome| outcome, |verified| apply(verified, None, &mut fault)))
-                    .collect();
-                answers.push(Answer::Batch(done, outcomes));
-            }
-            Message::Remove { ids, done } => removals.push((ids, done)),
-            Message::Sweep => sweep = true,
-            Message::Stop => {}
-        }
+        });
     }
-    // Removals come after the events that queued with them; their order among themselves does not matter.
-    for (ids, done) in removals {
-        let mut count = 0;
-        for id in &ids {
-            match batch.as_mut().map(|batch| batch.remove_id(id)) {
-                Some(Ok(removed)) => count += u64::from(removed),
-                Some(Err(error)) => fault = Some(error),
-                None => {}
-            }
-        }
-        answers.push(Answer::Removed(done, count));
+    let batch = batch?;
+    let gone = batch.removed_again();
+    if !gone.is_empty() {
+        stored.retain(|event| event.seq.is_none_or(|seq| !gone.contains(&seq)));
     }
-    if let (true, Some(batch), None) = (sweep, &mut batch, &fault)
-        && let Err(error) = batch.remove_expired(SWEEP)
-    {
-        fault = Some(error);
+    batch.commit()
+}
+
+/// The operator's delete; returns how many were there.
+fn remove(core: &Core, ids: &[EventId]) -> Result<u64, StoreError> {
+    let now = core.settings.clock.now();
+    let (mut left, mut step, mut removed) = (ids, ids.len(), 0);
+    while !left.is_empty() {
+        let (count, done) = core.store.remove_some(now, step.min(left.len()), |batch, few| {
+            left[..few].iter().try_fold(0, |count, id| Ok(count + u64::from(batch.remove_id(id)?)))
+        })?;
+        removed += count;
+        left = &left[done..];
+        step = done * 2;
     }
-    match (fault, batch) {
-        (Some(error), _) => Err(error),
-        (None, Some(batch)) => {
-            let gone = batch.removed_again();
-            if !gone.is_empty() {
-                stored.retain(|event| event.seq.is_none_or(|seq| !gone.contains(&seq)));
-            }
-            batch.commit()
-        }
-        (None, None) => Ok(()),
-    }
+    Ok(removed)
 }
 
 fn outcome(applied: Applied) -> Outcome {

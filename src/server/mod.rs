@@ -213,8 +213,8 @@ fn health(relay: &Relay, registry: &Registry, counters: &Counters) -> Health {
         ("closed_for_violations", counters.violations.load(Ordering::Relaxed)),
     ];
     let mut problems = Vec::new();
-    if stats.disk_full {
-        problems.push("the disk or the database is full: events are refused until there is room".to_owned());
+    if let Some(failure) = stats.write_failure {
+        problems.push(format!("events are refused: {failure}"));
     }
     Health { problems, numbers: numbers.map(|(name, number)| (name.to_owned(), number.into())).into_iter().collect() }
 }

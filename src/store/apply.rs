@@ -15,7 +15,7 @@ use heed::{PutFlags, RwTxn};
 
 use super::keys::{self, Index, Posting, SEQ_END, Seq, Short};
 use super::record::Record;
-use super::{NEXT_SEQ, Store, StoreError, damaged_key, find_id, get_record, next_seq, tombstone, write_meta};
+use super::{Store, StoreError, damaged_key, find_id, get_record, next_seq, tombstone, write_next_seq};
 use crate::nostr::{Event, EventFields, EventId, Kind, KindClass, PublicKey, TagRef};
 
 /// What a batch did with an event.
@@ -51,6 +51,8 @@ pub struct Batch<'s> {
     next_seq: Seq,
     now: u64,
     postings: Vec<(Index, Short, Short, Change)>,
+    /// Something was removed.
+    removed: bool,
     removed_again: HashSet<Seq>,
 }
 
@@ -65,6 +67,7 @@ impl<'s> Batch<'s> {
             next_seq,
             now,
             postings: Vec::new(),
+            removed: false,
             removed_again: HashSet::new(),
         })
     }
@@ -125,6 +128,7 @@ impl<'s> Batch<'s> {
             tables.expirations.delete(&mut self.txn, &keys::expiration_key(at, seq))?;
         }
         self.post(&record, seq, Change::Delete);
+        self.removed = true;
         if seq >= self.first_seq {
             self.removed_again.insert(seq);
         }
@@ -165,9 +169,12 @@ impl<'s> Batch<'s> {
 
     /// Writes everything to disk and releases the write lock. On return it will survive a power cut.
     pub fn commit(mut self) -> Result<(), StoreError> {
+        if self.next_seq == self.first_seq && !self.removed {
+            return Ok(());
+        }
         self.flush_postings()?;
-        write_meta(self.store.tables(), &mut self.txn, NEXT_SEQ, &self.next_seq)?;
-        Ok(self.txn.commit()?)
+        write_next_seq(self.store.tables(), &mut self.txn, self.next_seq)?;
+        self.store.commit(self.txn)
     }
 
     fn find(&self, id: &EventId) -> Result<Option<(Seq, Record<'_>)>, StoreError> {

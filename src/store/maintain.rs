@@ -93,6 +93,19 @@ fn share_out(tables: &mut [TableInfo], bytes: u64) {
 }
 
 impl Store {
+    /// Free pages within the file, and the pages of the list of them; zeros when LMDB's list cannot be read.
+    fn count_free_pages(&self, txn: &RoTxn<'_>) -> Result<(u64, u64), StoreError> {
+        let file = self.env().try_clone_inner_file()?;
+        let page_size = self.env().unnamed_database_stat().page_size as usize;
+        Ok(freelist::free_pages(&file, page_size, txn.id() as u64).unwrap_or_default())
+    }
+
+    /// Free pages within the file. Those that the last two commits freed can be used only after them.
+    pub(super) fn free_pages(&self) -> Result<u64, StoreError> {
+        let txn = self.read()?;
+        Ok(self.count_free_pages(&txn)?.0)
+    }
+
     /// What is in the database.
     pub fn info(&self) -> Result<StoreInfo, StoreError> {
         let txn = self.read()?;
@@ -104,9 +117,8 @@ impl Store {
             let stat = table.stat(&txn)?;
             tables.push(TableInfo { name, entries: stat.entries as u64, bytes: stat.non_free_page_size() as u64 });
         }
-        let file = self.env().try_clone_inner_file()?;
         let used_and_free = env.last_page_number as u64 + 1;
-        let (free, list) = freelist::free_pages(&file, root.page_size as usize, txn.id() as u64).unwrap_or_default();
+        let (free, list) = self.count_free_pages(&txn)?;
         let counted = tables.iter().map(|t| t.bytes).sum::<u64>() / page + root.leaf_pages as u64 + 2 + list;
         share_out(&mut tables, used_and_free.saturating_sub(free + counted) * page);
         let time = |entry: Option<(&[u8], &[u8])>| {

@@ -10,6 +10,7 @@ mod keys;
 mod maintain;
 mod plan;
 mod record;
+mod reserve;
 mod scan;
 mod schema;
 mod tombstone;
@@ -32,8 +33,8 @@ use schema::Tables;
 /// Readers at the same time, over all processes that have the database open.
 const MAX_READERS: u32 = 512;
 
-/// The smallest address space worth starting with, when the host grants no more.
-const MIN_MAP: u64 = 1 << 30;
+/// The smallest address space worth starting with when the host grants less than was asked for.
+const LEAST_GRANT: u64 = 1 << 30;
 
 /// What can go wrong with the database.
 #[derive(Debug, thiserror::Error)]
@@ -72,15 +73,17 @@ pub enum StoreError {
     Lmdb(heed::Error),
 }
 
-/// ENOSPC and EDQUOT, as LMDB hands them through.
-const DISK_FULL: [i32; 2] = [28, 122];
+const EIO: i32 = 5;
+
+fn is_disk_full(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
+}
 
 impl From<heed::Error> for StoreError {
     fn from(error: heed::Error) -> StoreError {
         match &error {
             heed::Error::Mdb(MdbError::MapFull) => StoreError::Full,
-            heed::Error::Mdb(MdbError::Other(code)) if DISK_FULL.contains(code) => StoreError::Full,
-            heed::Error::Io(e) if e.raw_os_error().is_some_and(|code| DISK_FULL.contains(&code)) => StoreError::Full,
+            heed::Error::Io(error) if is_disk_full(error) => StoreError::Full,
             _ => StoreError::Lmdb(error),
         }
     }
@@ -139,7 +142,7 @@ impl Store {
                             .map_err(|e| StoreError::Damaged(format!("the system gives no random bytes: {e}")))?;
                         let meta = Meta { schema: schema::VERSION, hash_key: key };
                         write_meta(&tables, &mut wtxn, META, &meta)?;
-                        write_meta(&tables, &mut wtxn, NEXT_SEQ, &0u64)?;
+                        write_next_seq(&tables, &mut wtxn, 0)?;
                         wtxn.commit()?;
                         KeyHasher(key)
                     }
@@ -243,6 +246,22 @@ impl Store {
         &self.inner.hasher
     }
 
+    fn commit(&self, txn: RwTxn<'_>) -> Result<(), StoreError> {
+        txn.commit().map_err(|error| match error {
+            // What LMDB says when only a part of its pages could be written: that is how most disks become full.
+            heed::Error::Io(e) if e.raw_os_error() == Some(EIO) && self.disk_is_full() => StoreError::Full,
+            other => other.into(),
+        })
+    }
+
+    /// Whether the disk under the database takes no more, tried out.
+    fn disk_is_full(&self) -> bool {
+        let trial = self.inner.path.join("trial");
+        let written = std::fs::write(&trial, [0; 1 << 16]);
+        let _ = std::fs::remove_file(trial);
+        written.is_err_and(|error| is_disk_full(&error))
+    }
+
     fn read(&self) -> Result<RoTxn<'_, WithoutTls>, StoreError> {
         Ok(self.inner.env.read_txn()?)
     }
@@ -250,7 +269,7 @@ impl Store {
 
 #[allow(unsafe_code)]
 fn open_env(path: &Path, map_size: u64) -> Result<Env<WithoutTls>, StoreError> {
-    let mut size = map_size.max(MIN_MAP);
+    let mut size = map_size;
     loop {
         let mut options = EnvOpenOptions::new().read_txn_without_tls();
         options.map_size(usize::try_from(size).unwrap_or(usize::MAX / 2) & !0xFFFF);
@@ -262,8 +281,8 @@ fn open_env(path: &Path, map_size: u64) -> Result<Env<WithoutTls>, StoreError> {
         match opened {
             Ok(env) => return Ok(env),
             // Less address space than asked for: a 32-bit host, a container, strict overcommit.
-            Err(heed::Error::Io(e)) if e.kind() == io::ErrorKind::OutOfMemory && size > MIN_MAP => size /= 2,
-            Err(heed::Error::Mdb(MdbError::Other(12))) if size > MIN_MAP => size /= 2,
+            Err(heed::Error::Io(e)) if e.kind() == io::ErrorKind::OutOfMemory && size > LEAST_GRANT => size /= 2,
+            Err(heed::Error::Mdb(MdbError::Other(12))) if size > LEAST_GRANT => size /= 2,
             Err(heed::Error::Io(source)) => return Err(StoreError::Open { path: path.into(), source }),
             Err(heed::Error::Mdb(MdbError::Invalid | MdbError::VersionMismatch)) => {
                 return Err(StoreError::Damaged(format!(
@@ -316,6 +335,10 @@ fn write_meta<T: serde::Serialize>(
 ) -> Result<(), StoreError> {
     let bytes = rmp_serde::to_vec(value).map_err(|e| StoreError::Damaged(format!("meta entry {name}: {e}")))?;
     Ok(tables.meta.put(txn, name.as_bytes(), &bytes)?)
+}
+
+fn write_next_seq(tables: &Tables, txn: &mut RwTxn<'_>, next: Seq) -> Result<(), StoreError> {
+    write_meta(tables, txn, NEXT_SEQ, &next)
 }
 
 fn next_seq(tables: &Tables, txn: &RoTxn<'_>) -> Result<Seq, StoreError> {

@@ -12,6 +12,7 @@
 //! | `expirations` | | time u40, seq (10) | empty |
 //! | `tombstones` | | see [`super::tombstone`] | until when u64, by which event (40) |
 //! | `meta` | | name | MessagePack |
+//! | `reserve` | | number u32 (4) | a blank page, see [`super::reserve`] |
 //!
 //! `t` is `created_at` clamped to 32 bits; the exact value is in the record. `h7` is the first seven bytes of a SipHash-1-3
 //! under a key drawn for each database. Replaceable kinds stand in `addresses` as well, with an empty identifier:
@@ -44,13 +45,16 @@ pub struct Tables {
     pub expirations: Table,
     pub tombstones: Table,
     pub meta: Table,
+    pub reserve: Table,
 }
 
 const POSTINGS: DatabaseFlags = DatabaseFlags::DUP_SORT.union(DatabaseFlags::DUP_FIXED);
 const PLAIN: DatabaseFlags = DatabaseFlags::empty();
 
+const COUNT: usize = 11;
+
 /// Names and flags, in the order of the fields of [`Tables`].
-const DEFINITIONS: [(&str, DatabaseFlags); 10] = [
+const DEFINITIONS: [(&str, DatabaseFlags); COUNT] = [
     ("events", PLAIN),
     ("ids", PLAIN),
     ("time", POSTINGS),
@@ -61,18 +65,30 @@ const DEFINITIONS: [(&str, DatabaseFlags); 10] = [
     ("expirations", PLAIN),
     ("tombstones", PLAIN),
     ("meta", PLAIN),
+    ("reserve", PLAIN),
 ];
 
 impl Tables {
-    fn from_list(t: [Table; 10]) -> Tables {
-        let [events, ids, time, kinds, authors, tags, addresses, expirations, tombstones, meta] = t;
-        Tables { events, ids, time, kinds, authors, tags, addresses, expirations, tombstones, meta }
+    fn from_list(t: [Table; COUNT]) -> Tables {
+        let [events, ids, time, kinds, authors, tags, addresses, expirations, tombstones, meta, reserve] = t;
+        Tables { events, ids, time, kinds, authors, tags, addresses, expirations, tombstones, meta, reserve }
     }
 
-    pub fn list(&self) -> [(&'static str, Table); 10] {
+    pub fn list(&self) -> [(&'static str, Table); COUNT] {
         let t = self;
-        let tables =
-            [t.events, t.ids, t.time, t.kinds, t.authors, t.tags, t.addresses, t.expirations, t.tombstones, t.meta];
+        let tables = [
+            t.events,
+            t.ids,
+            t.time,
+            t.kinds,
+            t.authors,
+            t.tags,
+            t.addresses,
+            t.expirations,
+            t.tombstones,
+            t.meta,
+            t.reserve,
+        ];
         std::array::from_fn(|i| (DEFINITIONS[i].0, tables[i]))
     }
 
@@ -91,7 +107,7 @@ pub fn create(env: &Env<WithoutTls>) -> Result<Tables, StoreError> {
     fn all<'e>(
         opener: &heed::DatabaseOpener<'e, WithoutTls>,
         wtxn: &mut RwTxn<'e>,
-    ) -> Result<[heed::Database<'e, Bytes, Bytes>; 10], heed::Error> {
+    ) -> Result<[heed::Database<'e, Bytes, Bytes>; COUNT], heed::Error> {
         let mut tables = Vec::with_capacity(DEFINITIONS.len());
         for (name, flags) in DEFINITIONS {
             let mut options = opener.database_options().types::<Bytes, Bytes>();
@@ -113,7 +129,7 @@ pub fn open(env: &Env<WithoutTls>) -> Result<Option<Tables>, StoreError> {
     fn all<'e>(
         opener: &heed::DatabaseOpener<'e, WithoutTls>,
         rtxn: &RoTxn<'e>,
-    ) -> Result<Option<[heed::Database<'e, Bytes, Bytes>; 10]>, heed::Error> {
+    ) -> Result<Option<[heed::Database<'e, Bytes, Bytes>; COUNT]>, heed::Error> {
         let mut tables = Vec::with_capacity(DEFINITIONS.len());
         for (name, flags) in DEFINITIONS {
             let mut options = opener.database_options().types::<Bytes, Bytes>();

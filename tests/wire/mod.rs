@@ -2,12 +2,13 @@
 
 #![allow(dead_code, clippy::unwrap_used, reason = "each test file uses its part; a failed unwrap fails the test")]
 
+use std::collections::BTreeSet;
 use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
 
 use ratite::config::Config;
-use ratite::nostr::{Event, Kind, Tags, UnsignedEvent};
+use ratite::nostr::{Event, EventId, Kind, Tags, UnsignedEvent};
 use ratite::relay::{Clock, Relay, Settings};
 use ratite::server::Server;
 use ratite::store::Store;
@@ -43,9 +44,11 @@ impl TestRelay {
         let folder = tempfile::tempdir().unwrap();
         let mut config = Config::default();
         config.listen.addresses = vec![([127, 0, 0, 1], 0).into()];
+        config.storage.path = folder.path().into();
+        config.storage.map_size = 1 << 30;
         change(&mut config);
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
-        let store = Store::open(folder.path(), 1 << 30).unwrap();
+        let store = Store::open(&config.storage.path, config.storage.map_size).unwrap();
         let relay = Relay::start(store, Settings { clock, ..Settings::from_config(&config) }).unwrap();
         let server = {
             let _inside = runtime.enter();
@@ -70,8 +73,7 @@ impl TestRelay {
 
     /// The numbers of `/health`.
     pub fn health(&self) -> Value {
-        let answer = http(self.address, b"GET /health HTTP/1.1\r\nHost: h\r\n\r\n");
-        serde_json::from_str(answer.split_once("\r\n\r\n").unwrap().1).unwrap()
+        health(self.address).1
     }
 }
 
@@ -101,6 +103,13 @@ pub fn http(address: SocketAddr, request: &[u8]) -> String {
     let mut answer = Vec::new();
     stream.read_to_end(&mut answer).unwrap();
     String::from_utf8(answer).unwrap()
+}
+
+/// Status and body of `/health`.
+pub fn health(address: SocketAddr) -> (u16, Value) {
+    let answer = http(address, b"GET /health HTTP/1.1\r\nHost: h\r\n\r\n");
+    let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+    (head.split(' ').nth(1).unwrap().parse().unwrap(), serde_json::from_str(body).unwrap())
 }
 
 pub const HANDSHAKE: &str = "GET / HTTP/1.1\r\nHost: relay\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
@@ -284,6 +293,27 @@ impl Socket {
         }
         assert_eq!(self.next(), None, "nothing follows a close frame");
     }
+}
+
+/// Asks for events by their ids, over a socket.
+pub fn ask_for(socket: &mut Socket, ids: &[EventId]) -> BTreeSet<EventId> {
+    let mut found = BTreeSet::new();
+    for some in ids.chunks(500) {
+        let list: Vec<String> = some.iter().map(|id| format!("\"{id}\"")).collect();
+        socket.say(&format!("[\"REQ\",\"q\",{{\"ids\":[{}]}}]", list.join(",")));
+        loop {
+            let message = socket.hear();
+            match message[0].as_str() {
+                Some("EVENT") => {
+                    let id = EventId::from_hex(message[2]["id"].as_str().unwrap()).unwrap();
+                    assert!(found.insert(id), "{id} comes twice");
+                }
+                Some("EOSE") => break,
+                _ => panic!("{message}"),
+            }
+        }
+    }
+    found
 }
 
 fn parse(bytes: &[u8]) -> Option<(Frame, usize)> {

@@ -29,7 +29,14 @@ pub struct RelayProcess {
 impl RelayProcess {
     /// Starts it on a free port and waits until it listens.
     pub fn start(data: &Path) -> RelayProcess {
-        let mut child = ratite(data, &["relay", "--listen", "127.0.0.1:0"]).stdout(Stdio::piped()).spawn().unwrap();
+        RelayProcess::with(data, |_| {})
+    }
+
+    /// `change` may add to its arguments and its environment.
+    pub fn with(data: &Path, change: impl FnOnce(&mut Command)) -> RelayProcess {
+        let mut command = ratite(data, &["relay", "--listen", "127.0.0.1:0"]);
+        change(&mut command);
+        let mut child = command.stdout(Stdio::piped()).spawn().unwrap();
         let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
         let first = lines.next().expect("the relay ended before it listened").unwrap();
         let address = first.split("ws://").nth(1).unwrap_or_else(|| panic!("no address in: {first}")).parse().unwrap();

@@ -20,7 +20,7 @@ pub trait Sink: Send + Sync + 'static {
         buf.truncate(start);
     }
     /// Takes complete messages. False when the peer should get no more stored results until it has drained what it has: the core then waits
-    /// for [`Client::resume`]. Nothing is ever dropped in silence.
+    /// for [`Client::resume`](super::Client::resume). Nothing is ever dropped in silence.
     fn send(&self, messages: Vec<u8>) -> bool;
     /// Takes one live event: `prefix` is `["EVENT","<sub>",`, then comes the event's shared JSON, then `]`.
     fn send_live(&self, prefix: &[u8], event: &Bytes);

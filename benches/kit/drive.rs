@@ -180,10 +180,15 @@ pub async fn ask(
 async fn asker(mut socket: Socket, pool: &Pool, shape: &Shape, mut rng: Rng, end: Instant) -> Result<Asked> {
     let mut result = Asked::default();
     let mut first = Vec::new();
-    let verb: &[u8] = if shape.count { b"[\"COUNT\",\"q\"," } else { b"[\"REQ\",\"q\"," };
+    let verb = if shape.count { "COUNT" } else { "REQ" };
+    let mut turn = b'0';
     while Instant::now() < end {
         let filter = shape.filter(pool, &mut rng);
-        socket.push(&[verb, filter.as_bytes(), b"]"]);
+        // Each question has another id than the one before: some relays close a subscription long after its EOSE.
+        turn = if turn == b'9' { b'0' } else { turn + 1 };
+        let name = char::from(turn);
+        let head = format!("[\"{verb}\",\"{name}\",");
+        socket.push(&[head.as_bytes(), filter.as_bytes(), b"]"]);
         let asked = Instant::now();
         socket.flush().await?;
         let (mut events, mut done, mut refused) = (0, false, false);
@@ -195,6 +200,7 @@ async fn asker(mut socket: Socket, pool: &Pool, shape: &Shape, mut rng: Rng, end
                     done = true;
                     events = number_in(payload);
                 }
+                Says::Closed if subscription(payload) != Some(turn) => {}
                 Says::Closed | Says::Notice => (done, refused) = (true, true),
                 Says::Ok | Says::Other => {}
             })
@@ -209,12 +215,19 @@ async fn asker(mut socket: Socket, pool: &Pool, shape: &Shape, mut rng: Rng, end
         }
         if !shape.count {
             // Goes out with the next question.
-            socket.push(&[b"[\"CLOSE\",\"q\"]"]);
+            let close = format!("[\"CLOSE\",\"{name}\"]");
+            socket.push(&[close.as_bytes()]);
         }
     }
     result.bytes = socket.received;
     result.first.push(first);
     Ok(result)
+}
+
+/// The first letter of the second string: `["CLOSED","7",…`.
+fn subscription(payload: &[u8]) -> Option<u8> {
+    let start = memchr::memchr_iter(b'"', payload).nth(2)?;
+    payload.get(start + 1).copied()
 }
 
 /// The first number after a colon: `["COUNT","q",{"count":7}]`.

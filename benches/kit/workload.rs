@@ -93,7 +93,7 @@ impl Event {
 
 /// The workload as a file in `folder`, made when it is not there yet and kept for the next run.
 pub fn file(folder: &Path, spec: Spec) -> Result<PathBuf> {
-    let name = format!("{}-{}{}.jsonl", spec.events, spec.seed, if spec.sign { "" } else { "-unsigned" });
+    let name = format!("workload-{}-{}{}.jsonl", spec.events, spec.seed, if spec.sign { "" } else { "-unsigned" });
     let path = folder.join(name);
     if !path.exists() {
         eprintln!("making {} events", spec.events);
@@ -129,6 +129,7 @@ struct Author {
 struct Note {
     id: [u8; 32],
     author: u32,
+    created_at: u64,
     /// The note its conversation began with.
     root: [u8; 32],
 }
@@ -197,14 +198,14 @@ impl Workload {
         let span = self.spec.days * 86_400;
         let at = self.spec.end - span + (span as u128 * u128::from(i + 1) / u128::from(self.spec.events)) as u64;
         // Most events arrive at once, some late, a few after days.
-        let created_at = at
+        let mut created_at = at
             - match self.rng.below(100) {
                 _ if self.spec.days == 0 => 0,
                 0..90 => self.rng.below(30),
                 90..99 => self.rng.below(600),
                 _ => self.rng.below(2 * 86_400),
             };
-        let (kind, signer, tags, content) = self.compose(created_at);
+        let (kind, signer, tags, content) = self.compose(&mut created_at);
         let pubkey = match &signer {
             Signer::Author(author) => self.authors[*author as usize].pubkey,
             Signer::Once(secret) => key(secret).x_only_public_key().0.to_byte_array(),
@@ -222,7 +223,7 @@ impl Workload {
         event.id = id(&event);
         if let (1, Signer::Author(author)) = (kind, &event.signer) {
             let root = tags_root(&event.tags).unwrap_or(event.id);
-            let note = Note { id: event.id, author: *author, root };
+            let note = Note { id: event.id, author: *author, created_at, root };
             if self.notes.len() == NOTES {
                 self.notes.drain(..NOTES / 2);
             }
@@ -248,7 +249,7 @@ impl Workload {
             self.popular[self.popular.len() - 1 - age]
         } else if self.notes.is_empty() {
             let id = self.rng.bytes();
-            Note { id, author: self.author(), root: id }
+            Note { id, author: self.author(), created_at: 0, root: id }
         } else {
             let age = self.rng.zipf(self.notes.len());
             self.notes[self.notes.len() - 1 - age]
@@ -265,7 +266,8 @@ impl Workload {
     }
 
     /// One event by the kinds' shares of the live network.
-    fn compose(&mut self, now: u64) -> (u16, Signer, TagWriter, String) {
+    fn compose(&mut self, created_at: &mut u64) -> (u16, Signer, TagWriter, String) {
+        let now = *created_at;
         let mut tags = TagWriter::new();
         let share = self.rng.below(1000);
         let kind = match share {
@@ -411,6 +413,8 @@ impl Workload {
                 // People delete what is their own: most deletions hit a stored note.
                 let note = self.note();
                 author = note.author;
+                // Nobody deletes what is not written yet; relays differ in what they make of it.
+                *created_at = now.max(note.created_at);
                 tags.tag(&["e", &const_hex::encode(note.id)]);
                 tags.tag(&["k", "1"]);
                 String::new()

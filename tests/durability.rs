@@ -434,6 +434,64 @@ fn what_an_import_brings_while_the_relay_serves_is_delivered_live_between_publis
 }
 
 #[test]
+fn an_import_that_is_killed_leaves_nothing_half_written_and_is_repeated() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = Store::open(folder.path(), common::MAP).unwrap();
+    // Repeated from the start, versions that were replaced could come again when the one that replaced them was deleted.
+    let repeatable = |event: &Event| matches!(event.kind.0, 1 | 5 | 62);
+    let events: Vec<Event> =
+        (1..=CLIENTS).into_par_iter().flat_map(|author| life(author, 1000)).filter(repeatable).collect();
+    let mut model = Model::default();
+    for event in &events {
+        model.publish(event, wire::now());
+    }
+
+    let mut random = Random(3);
+    let kills = 10;
+    for round in 0..=kills {
+        let mut import =
+            ratite(folder.path(), &["import", "-"]).stdin(Stdio::piped()).stdout(Stdio::null()).spawn().unwrap();
+        let mut input = import.stdin.take().unwrap();
+        let before = store.next_seq().unwrap();
+        let deadly = round * events.len() / kills;
+        for (i, some) in events.chunks(50).enumerate() {
+            let lines: String = some.iter().map(|event| common::json(event) + "\n").collect();
+            input.write_all(lines.as_bytes()).unwrap();
+            if round < kills && i * 50 >= deadly {
+                // Something new is on its way to the disk, perhaps there already.
+                for _ in 0..random.below(20_000) {
+                    std::thread::yield_now();
+                }
+                import.kill().unwrap();
+                break;
+            }
+        }
+        drop(input);
+        let status = import.wait().unwrap();
+        assert_eq!(status.success(), round == kills, "{status}");
+        drop(store.batch(wire::now()).unwrap());
+        assert_sound(&store);
+        println!("killed after {deadly} events: {} new ones stored", store.next_seq().unwrap() - before);
+    }
+    let found: BTreeSet<EventId> =
+        (1..=CLIENTS).flat_map(|author| stored_ids(&store, life(author, 1)[0].pubkey)).collect();
+    assert_eq!(found, model.stored.iter().map(|event| event.id).collect());
+}
+
+#[test]
+fn a_publisher_that_hangs_up_early_does_not_take_its_events_with_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let (relay, mut ear) = listening(folder.path());
+    let notes = notes(1, 500);
+    for some in notes.chunks(50) {
+        let mut socket = relay.connect();
+        some.iter().for_each(|event| socket.publish(event));
+        socket.stream.shutdown(std::net::Shutdown::Write).unwrap();
+    }
+    assert_eq!(sorted(live_ids(&mut ear, notes.len())), sorted(ids(&notes)));
+}
+
+#[test]
 fn two_relays_over_one_database_deliver_each_others_events_live() {
     let folder = tempfile::tempdir().unwrap();
     let (one, mut ear_of_one) = listening(folder.path());

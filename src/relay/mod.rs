@@ -17,6 +17,7 @@ mod live;
 mod live_event;
 mod outcome;
 mod question;
+mod queue;
 mod reader;
 mod subscription;
 mod verify;
@@ -35,6 +36,7 @@ pub use outcome::Outcome;
 pub use subscription::Sink;
 
 use outcome::Reply;
+use queue::{Published, ToVerify, ToWriter};
 
 use crate::config::{Config, Limits};
 use crate::nostr::{Event, EventFields, EventId, Filter};
@@ -146,8 +148,8 @@ struct Core {
     live: live::Live,
     room: Arc<Semaphore>,
     room_total: usize,
-    verify: Sender<verify::Message>,
-    writer: Sender<writer::Message>,
+    verify: Sender<ToVerify>,
+    writer: Sender<ToWriter>,
     /// Peers that have questions; `None` ends a reader.
     readers: Sender<Option<Arc<client::Peer>>>,
     stop_housekeeping: Sender<()>,
@@ -243,7 +245,7 @@ impl Relay {
             return reply.send(Outcome::closing());
         }
         // A failed send drops the reply, and a dropped reply answers that the relay is shutting down.
-        let _ = self.core.verify.send(verify::Message::Event(Box::new(verify::Job { event, admission, reply })));
+        let _ = self.core.verify.send(ToVerify::Event(Box::new(Published { event, admission, reply })));
     }
 
     /// The bulk door: verifies on all cores on the calling thread (unless the source is `trusted`), then hands the events to the
@@ -252,7 +254,7 @@ impl Relay {
     pub fn ingest(&self, events: Vec<Event>, trusted: bool) -> Receiver<Vec<Outcome>> {
         let (tx, rx) = crossbeam_channel::bounded(1);
         let batch = verify::prepare_batch(&self.core, events, trusted);
-        let _ = self.core.writer.send(writer::Message::Batch { batch, done: tx });
+        let _ = self.core.writer.send(ToWriter::Batch { batch, done: tx });
         rx
     }
 
@@ -270,7 +272,7 @@ impl Relay {
             })?;
             if !ids.is_empty() {
                 let (tx, rx) = crossbeam_channel::bounded(1);
-                let _ = self.core.writer.send(writer::Message::Remove { ids, done: tx });
+                let _ = self.core.writer.send(ToWriter::Remove { ids, done: tx });
                 removed += rx.recv().map_err(|_| RelayError::Closed)??;
                 progress(removed);
             }
@@ -323,7 +325,7 @@ impl Relay {
             let _ = self.core.readers.send(None);
         }
         // Each thread passes the word on when it has done all that came before it: verify, then writer, then live.
-        let _ = self.core.verify.send(verify::Message::Stop);
+        let _ = self.core.verify.send(ToVerify::Stop);
         let threads = std::mem::take(&mut *lock(&self.core.threads));
         for thread in threads {
             let _ = thread.join();
@@ -368,13 +370,13 @@ fn housekeeping(core: &Arc<Core>, stop: Receiver<()>) {
         if now != swept_at {
             swept_at = now;
             match core.store.has_expired(now) {
-                Ok(true) => drop(core.writer.send(writer::Message::Sweep)),
+                Ok(true) => drop(core.writer.send(ToWriter::Sweep)),
                 Ok(false) => {}
                 Err(error) => tracing::warn!("looking for expired events failed: {error}"),
             }
         }
         if tick % 10 == 9 && core.write_failure().is_some() {
-            let _ = core.writer.send(writer::Message::Probe);
+            let _ = core.writer.send(ToWriter::Probe);
         }
         if tick % 600 == 599
             && let Err(error) = core.store.clear_stale_readers()

@@ -2,66 +2,40 @@
 
 use std::sync::Arc;
 
-use crossbeam_channel::{Receiver, Sender};
+use crossbeam_channel::Receiver;
 use rayon::prelude::*;
 
 use super::live_event::LiveEvent;
 use super::outcome::{Outcome, Reply};
-use super::{Admission, Core, limits, live, writer};
+use super::queue::{Batch, Published, Storable, ToVerify, ToWriter, Verified};
+use super::{Admission, Core, limits, live};
 use crate::nostr::{Event, KindClass};
-use crate::store;
 
 /// Events taken from the queue at once: 256 signatures are some milliseconds of work, so nobody waits long behind a batch.
 const ROUND: usize = 256;
 
-/// A published event on its way.
-pub(super) struct Job {
-    pub event: Event,
-    pub admission: Admission,
-    pub reply: Reply,
-}
-
-pub(super) enum Message {
-    Event(Box<Job>),
-    Stop,
-}
-
-/// An event whose id and signature are right, with its record.
-pub(super) struct Verified {
-    pub event: Event,
-    pub record: Box<[u8]>,
-}
-
-impl Verified {
-    fn new(event: Event) -> Verified {
-        let mut record = Vec::new();
-        store::encode(&event, &mut record);
-        Verified { event, record: record.into_boxed_slice() }
-    }
-}
-
 /// The thread: takes what queued, passes on what is good.
-pub(super) fn run(core: &Arc<Core>, queue: Receiver<Message>) {
+pub(super) fn run(core: &Arc<Core>, queue: Receiver<ToVerify>) {
     let mut jobs = Vec::with_capacity(ROUND);
     let mut open = true;
     while open {
         match queue.recv() {
-            Ok(Message::Event(job)) => jobs.push(*job),
-            Ok(Message::Stop) | Err(_) => open = false,
+            Ok(ToVerify::Event(job)) => jobs.push(*job),
+            Ok(ToVerify::Stop) | Err(_) => open = false,
         }
         while open && jobs.len() < ROUND {
             match queue.try_recv() {
-                Ok(Message::Event(job)) => jobs.push(*job),
-                Ok(Message::Stop) => open = false,
+                Ok(ToVerify::Event(job)) => jobs.push(*job),
+                Ok(ToVerify::Stop) => open = false,
                 Err(_) => break,
             }
         }
         round(core, &mut jobs);
     }
-    let _ = core.writer.send(writer::Message::Stop);
+    let _ = core.writer.send(ToWriter::Stop);
 }
 
-fn round(core: &Arc<Core>, jobs: &mut Vec<Job>) {
+fn round(core: &Arc<Core>, jobs: &mut Vec<Published>) {
     if jobs.is_empty() {
         return;
     }
@@ -78,7 +52,7 @@ fn round(core: &Arc<Core>, jobs: &mut Vec<Job>) {
             fresh.push(job);
         }
     }
-    let verify = |job: Job| match job.event.check_signature() {
+    let verify = |job: Published| match job.event.check_signature() {
         Ok(()) => Some((Verified::new(job.event), job.admission, job.reply)),
         Err(error) => {
             job.reply.send(Outcome::Refused(format!("invalid: {error}")));
@@ -95,7 +69,7 @@ fn round(core: &Arc<Core>, jobs: &mut Vec<Job>) {
         if verified.event.kind.class() == KindClass::Ephemeral {
             publish_ephemeral(core, verified, admission, reply);
         } else {
-            let _ = core.writer.send(writer::Message::Event(Box::new(writer::Job { verified, admission, reply })));
+            let _ = core.writer.send(ToWriter::Event(Box::new(Storable { verified, admission, reply })));
         }
     }
 }
@@ -111,7 +85,7 @@ fn publish_ephemeral(core: &Core, verified: Verified, admission: Admission, repl
 }
 
 /// Verifies a batch on all cores, on the calling thread. `Err` holds the outcome of what goes no further.
-pub(super) fn prepare_batch(core: &Core, events: Vec<Event>, trusted: bool) -> Vec<Result<Verified, Outcome>> {
+pub(super) fn prepare_batch(core: &Core, events: Vec<Event>, trusted: bool) -> Batch {
     let known = core.store.contains(events.iter().map(|event| event.id)).unwrap_or_else(|_| vec![false; events.len()]);
     events
         .into_par_iter()
@@ -132,6 +106,3 @@ pub(super) fn prepare_batch(core: &Core, events: Vec<Event>, trusted: bool) -> V
         })
         .collect()
 }
-
-pub(super) type Batch = Vec<Result<Verified, Outcome>>;
-pub(super) type Done = Sender<Vec<Outcome>>;

@@ -6,11 +6,11 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::{Receiver, Sender};
+use crossbeam_channel::Receiver;
 
 use super::live_event::LiveEvent;
 use super::outcome::{Outcome, Reply};
-use super::verify::{self, Verified};
+use super::queue::{Batch, Done, Storable, ToWriter, Verified};
 use super::{Admission, Core, limits, live};
 use crate::nostr::EventId;
 use crate::store::{Applied, StoreError};
@@ -25,33 +25,8 @@ const SWEEP: usize = 1000;
 /// How long the reserve is left alone after it could not grow.
 const RESERVE_RETRY: Duration = Duration::from_secs(1);
 
-pub(super) struct Job {
-    pub verified: Verified,
-    pub admission: Admission,
-    pub reply: Reply,
-}
-
-pub(super) enum Message {
-    Event(Box<Job>),
-    /// A batch of the bulk door, committed whole.
-    Batch {
-        batch: verify::Batch,
-        done: verify::Done,
-    },
-    /// The operator's delete.
-    Remove {
-        ids: Vec<EventId>,
-        done: Sender<Result<u64, StoreError>>,
-    },
-    /// Remove what has expired.
-    Sweep,
-    /// The last write failed: see whether there is room again.
-    Probe,
-    Stop,
-}
-
 /// The thread.
-pub(super) fn run(core: &Arc<Core>, queue: Receiver<Message>) {
+pub(super) fn run(core: &Arc<Core>, queue: Receiver<ToWriter>) {
     let mut messages = Vec::new();
     let mut open = true;
     let mut look_after_reserve_at = Instant::now();
@@ -60,13 +35,13 @@ pub(super) fn run(core: &Arc<Core>, queue: Receiver<Message>) {
         let mut next = queue.recv().ok();
         while let Some(message) = next {
             match &message {
-                Message::Event(job) => {
+                ToWriter::Event(job) => {
                     events += 1;
                     bytes += job.verified.record.len();
                 }
-                Message::Batch { batch, .. } => events += batch.len(),
-                Message::Remove { .. } | Message::Sweep | Message::Probe => {}
-                Message::Stop => {
+                ToWriter::Batch { batch, .. } => events += batch.len(),
+                ToWriter::Remove { .. } | ToWriter::Sweep | ToWriter::Probe => {}
+                ToWriter::Stop => {
                     open = false;
                     break;
                 }
@@ -84,16 +59,16 @@ pub(super) fn run(core: &Arc<Core>, queue: Receiver<Message>) {
 
 /// Works off what queued: what is to be stored in one transaction, removals after it in transactions of their own. So the one
 /// succeeds where the other fails, as in a full database.
-fn work(core: &Core, messages: Vec<Message>) {
+fn work(core: &Core, messages: Vec<ToWriter>) {
     let (mut incoming, mut removals, mut sweep, mut probe) = (Vec::new(), Vec::new(), false, false);
     for message in messages {
         match message {
-            Message::Event(job) => incoming.push(Incoming::Event(job)),
-            Message::Batch { batch, done } => incoming.push(Incoming::Batch(batch, done)),
-            Message::Remove { ids, done } => removals.push((ids, done)),
-            Message::Sweep => sweep = true,
-            Message::Probe => probe = true,
-            Message::Stop => {}
+            ToWriter::Event(job) => incoming.push(Incoming::Event(job)),
+            ToWriter::Batch { batch, done } => incoming.push(Incoming::Batch(batch, done)),
+            ToWriter::Remove { ids, done } => removals.push((ids, done)),
+            ToWriter::Sweep => sweep = true,
+            ToWriter::Probe => probe = true,
+            ToWriter::Stop => {}
         }
     }
     if !incoming.is_empty() {
@@ -152,14 +127,14 @@ fn note_success(core: &Core) {
 
 /// What is to be stored.
 enum Incoming {
-    Event(Box<Job>),
-    Batch(verify::Batch, verify::Done),
+    Event(Box<Storable>),
+    Batch(Batch, Done),
 }
 
 /// An answer that waits for the commit.
 enum Answer {
     Event(Reply, Outcome),
-    Batch(verify::Done, Vec<Fate>),
+    Batch(Done, Vec<Fate>),
 }
 
 /// What becomes of an event of a batch.

@@ -1,0 +1,68 @@
+//! What waits in the queues of the core: on its way to verification, and from there to the writer.
+
+use crossbeam_channel::Sender;
+
+use super::Admission;
+use super::outcome::{Outcome, Reply};
+use crate::nostr::{Event, EventId};
+use crate::store::{self, StoreError};
+
+/// A published event.
+pub(super) struct Published {
+    pub event: Event,
+    pub admission: Admission,
+    pub reply: Reply,
+}
+
+/// What the verifying thread is told.
+pub(super) enum ToVerify {
+    Event(Box<Published>),
+    Stop,
+}
+
+/// An event whose id and signature are right, with its record.
+pub(super) struct Verified {
+    pub event: Event,
+    pub record: Box<[u8]>,
+}
+
+impl Verified {
+    pub fn new(event: Event) -> Verified {
+        let mut record = Vec::new();
+        store::encode(&event, &mut record);
+        Verified { event, record: record.into_boxed_slice() }
+    }
+}
+
+/// A published event that may be stored.
+pub(super) struct Storable {
+    pub verified: Verified,
+    pub admission: Admission,
+    pub reply: Reply,
+}
+
+/// Events of the bulk door in their order; `Err` holds the outcome of what goes no further.
+pub(super) type Batch = Vec<Result<Verified, Outcome>>;
+
+/// Gets one outcome for each event of a batch, after the commit.
+pub(super) type Done = Sender<Vec<Outcome>>;
+
+/// What the writer is told.
+pub(super) enum ToWriter {
+    Event(Box<Storable>),
+    /// A batch of the bulk door, committed whole.
+    Batch {
+        batch: Batch,
+        done: Done,
+    },
+    /// The operator's delete.
+    Remove {
+        ids: Vec<EventId>,
+        done: Sender<Result<u64, StoreError>>,
+    },
+    /// Remove what has expired.
+    Sweep,
+    /// The last write failed: see whether there is room again.
+    Probe,
+    Stop,
+}

@@ -74,8 +74,8 @@ impl Client {
                 &format!("invalid: subscription ids here have {} characters at most", limits.max_subid_length),
             );
         }
-        let filters = match limits::check_filters(filters, limits) {
-            Ok(filters) => filters,
+        let filters: Arc<[Filter]> = match limits::check_filters(filters, limits) {
+            Ok(filters) => filters.into(),
             Err(reason) => return peer.closed(&id, &reason),
         };
         let mut subscriptions = lock(&peer.subscriptions);

@@ -29,7 +29,7 @@ pub trait Sink: Send + Sync + 'static {
 /// A subscription as the live index and the readers know it.
 pub(super) struct Subscription {
     pub id: SubscriptionId,
-    pub filters: Vec<Filter>,
+    pub filters: Arc<[Filter]>,
     /// `["EVENT","<sub>",`
     pub prefix: Box<[u8]>,
     /// Bytes of live events that may wait for the scan. Beyond it the scan is hopelessly behind and the subscription ends.
@@ -49,7 +49,7 @@ enum State {
 
 impl Subscription {
     /// A subscription whose stored events are to be scanned. At most `max_waiting` bytes of live events wait for that.
-    pub fn new(id: SubscriptionId, filters: Vec<Filter>, sink: Arc<dyn Sink>, max_waiting: usize) -> Subscription {
+    pub fn new(id: SubscriptionId, filters: Arc<[Filter]>, sink: Arc<dyn Sink>, max_waiting: usize) -> Subscription {
         let mut prefix = Vec::new();
         message::write_event_prefix(&mut prefix, id.as_str());
         let state = State::Scanning { waiting: Vec::new(), bytes: 0, from: 0 };

@@ -7,7 +7,8 @@
 use std::cell::Cell;
 use std::cmp::Ordering;
 use std::collections::BinaryHeap;
-use std::ops::ControlFlow;
+use std::ops::{ControlFlow, Deref};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use heed::RoTxn;
@@ -63,13 +64,14 @@ pub struct Scan {
 
 impl Scan {
     /// A scan of everything stored when it runs, what comes between its slices included.
-    pub fn new(filters: Vec<Filter>, order: Order) -> Scan {
-        let parts = filters.into_iter().map(Part::new).collect();
+    pub fn new(filters: impl Into<Arc<[Filter]>>, order: Order) -> Scan {
+        let filters = filters.into();
+        let parts = (0..filters.len()).map(|at| Part::new(OneOf { filters: filters.clone(), at })).collect();
         Scan { parts, order, before: Some(Seq::MAX), walked: 0, force: None }
     }
 
     /// A scan of what is stored when its first slice begins.
-    pub fn snapshot(filters: Vec<Filter>, order: Order) -> Scan {
+    pub fn snapshot(filters: impl Into<Arc<[Filter]>>, order: Order) -> Scan {
         Scan { before: None, ..Scan::new(filters, order) }
     }
 
@@ -151,10 +153,25 @@ impl Hit {
     }
 }
 
+/// One of the filters of a question, which all that work on it share.
+#[derive(Debug)]
+struct OneOf {
+    filters: Arc<[Filter]>,
+    at: usize,
+}
+
+impl Deref for OneOf {
+    type Target = Filter;
+
+    fn deref(&self) -> &Filter {
+        &self.filters[self.at]
+    }
+}
+
 /// One filter of a scan and how far it has come.
 #[derive(Debug)]
 struct Part {
-    filter: Filter,
+    filter: OneOf,
     /// Matches still wanted.
     remaining: u64,
     walk: Option<Walk>,
@@ -163,7 +180,7 @@ struct Part {
 }
 
 impl Part {
-    fn new(filter: Filter) -> Part {
+    fn new(filter: OneOf) -> Part {
         let remaining = filter.limit.unwrap_or(u64::MAX);
         Part { filter, remaining, walk: None, hits: Vec::new() }
     }

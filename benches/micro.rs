@@ -133,7 +133,7 @@ static STORE: LazyLock<Store> = LazyLock::new(|| {
         let events = LINES.iter().filter_map(|json| Event::parse(json).ok());
         let mut batch = store.batch(0)?;
         for (i, event) in events.enumerate() {
-            batch.apply(&event, &record(&event))?;
+            batch.apply(&store.prepare(&event))?;
             if i % 10_000 == 9999 {
                 batch.commit()?;
                 batch = store.batch(0)?;

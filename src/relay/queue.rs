@@ -5,7 +5,7 @@ use crossbeam_channel::Sender;
 use super::Admission;
 use super::outcome::{Outcome, Reply};
 use crate::nostr::{Event, EventId};
-use crate::store::{self, StoreError};
+use crate::store::{Prepared, StoreError};
 
 /// A published event.
 pub(super) struct Published {
@@ -20,29 +20,15 @@ pub(super) enum ToVerify {
     Stop,
 }
 
-/// An event whose id and signature are right, with its record.
-pub(super) struct Verified {
-    pub event: Event,
-    pub record: Box<[u8]>,
-}
-
-impl Verified {
-    pub fn new(event: Event) -> Verified {
-        let mut record = Vec::new();
-        store::encode(&event, &mut record);
-        Verified { event, record: record.into_boxed_slice() }
-    }
-}
-
-/// A published event that may be stored.
+/// A published event that may be stored: its id and signature are right.
 pub(super) struct Storable {
-    pub verified: Verified,
+    pub event: Prepared,
     pub admission: Admission,
     pub reply: Reply,
 }
 
 /// Events of the bulk door in their order; `Err` holds the outcome of what goes no further.
-pub(super) type Batch = Vec<Result<Verified, Outcome>>;
+pub(super) type Batch = Vec<Result<Prepared, Outcome>>;
 
 /// Gets one outcome for each event of a batch, after the commit.
 pub(super) type Done = Sender<Vec<Outcome>>;

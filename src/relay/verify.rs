@@ -7,9 +7,10 @@ use rayon::prelude::*;
 
 use super::live_event::LiveEvent;
 use super::outcome::{Outcome, Reply};
-use super::queue::{Batch, Published, Storable, ToVerify, ToWriter, Verified};
+use super::queue::{Batch, Published, Storable, ToVerify, ToWriter};
 use super::{Admission, Core, limits, live};
-use crate::nostr::{Event, KindClass};
+use crate::nostr::{Event, EventFields as _, KindClass};
+use crate::store::Prepared;
 
 /// Events taken from the queue at once: 256 signatures are some milliseconds of work, so nobody waits long behind a batch.
 const ROUND: usize = 256;
@@ -53,7 +54,7 @@ fn round(core: &Arc<Core>, jobs: &mut Vec<Published>) {
         }
     }
     let verify = |job: Published| match job.event.check_signature() {
-        Ok(()) => Some((Verified::new(job.event), job.admission, job.reply)),
+        Ok(()) => Some((core.store.prepare(&job.event), job.admission, job.reply)),
         Err(error) => {
             job.reply.send(Outcome::Refused(format!("invalid: {error}")));
             None
@@ -65,22 +66,22 @@ fn round(core: &Arc<Core>, jobs: &mut Vec<Published>) {
     } else {
         fresh.into_par_iter().with_max_len(4).filter_map(verify).collect()
     };
-    for (verified, admission, reply) in verified {
-        if verified.event.kind.class() == KindClass::Ephemeral {
-            publish_ephemeral(core, verified, admission, reply);
+    for (event, admission, reply) in verified {
+        if event.record().kind().class() == KindClass::Ephemeral {
+            publish_ephemeral(core, event, admission, reply);
         } else {
-            let _ = core.writer.send(ToWriter::Event(Box::new(Storable { verified, admission, reply })));
+            let _ = core.writer.send(ToWriter::Event(Box::new(Storable { event, admission, reply })));
         }
     }
 }
 
 /// Ephemeral events skip the store and go straight to the live index (N01-41).
-fn publish_ephemeral(core: &Core, verified: Verified, admission: Admission, reply: Reply) {
+fn publish_ephemeral(core: &Core, event: Prepared, admission: Admission, reply: Reply) {
     let now = core.settings.clock.now();
-    if matches!(verified.event.expiration(), Ok(Some(at)) if at <= now) {
+    if event.expiration().is_some_and(|at| at <= now) {
         return reply.send(Outcome::Refused(limits::EXPIRED.into()));
     }
-    let event = LiveEvent::new(None, verified.record, Some(admission));
+    let event = LiveEvent::new(None, event.into_record(), Some(admission));
     core.live.send(live::Message::Ephemeral { event, reply });
 }
 
@@ -102,7 +103,7 @@ pub(super) fn prepare_batch(core: &Core, events: Vec<Event>, trusted: bool) -> B
                     .and_then(|()| event.check_signature())
                     .map_err(|error| Outcome::Refused(format!("invalid: {error}")))?;
             }
-            Ok(Verified::new(event))
+            Ok(core.store.prepare(&event))
         })
         .collect()
 }

@@ -10,10 +10,10 @@ use crossbeam_channel::Receiver;
 
 use super::live_event::LiveEvent;
 use super::outcome::{Outcome, Reply};
-use super::queue::{Batch, Done, Storable, ToWriter, Verified};
+use super::queue::{Batch, Done, Storable, ToWriter};
 use super::{Admission, Core, limits, live};
 use crate::nostr::EventId;
-use crate::store::{Applied, StoreError};
+use crate::store::{Applied, Prepared, StoreError};
 
 /// What one transaction takes at most from the queue.
 const MAX_EVENTS: usize = 1000;
@@ -37,7 +37,7 @@ pub(super) fn run(core: &Arc<Core>, queue: Receiver<ToWriter>) {
             match &message {
                 ToWriter::Event(job) => {
                     events += 1;
-                    bytes += job.verified.record.len();
+                    bytes += job.event.record().as_bytes().len();
                 }
                 ToWriter::Batch { batch, .. } => events += batch.len(),
                 ToWriter::Remove { .. } | ToWriter::Sweep | ToWriter::Probe => {}
@@ -185,10 +185,10 @@ fn store(
 ) -> Result<(), StoreError> {
     // After a fault there is no batch any more, and nothing of what is said here will be answered.
     let mut batch = core.store.batch(core.settings.clock.now());
-    let mut apply = |verified: Verified, admission: Option<Admission>| -> Outcome {
+    let mut apply = |event: Prepared, admission: Option<Admission>| -> Outcome {
         let Ok(open) = &mut batch else { return Outcome::Stored };
-        match open.apply(&verified.event, &verified.record) {
-            Ok(Applied::Stored(seq)) => stored.push(LiveEvent::new(Some(seq), verified.record, admission)),
+        match open.apply(&event) {
+            Ok(Applied::Stored(seq)) => stored.push(LiveEvent::new(Some(seq), event.into_record(), admission)),
             Ok(applied) => return outcome(applied),
             Err(error) => batch = Err(error),
         }
@@ -196,10 +196,10 @@ fn store(
     };
     for message in incoming {
         answers.push(match message {
-            Incoming::Event(job) => Answer::Event(job.reply, apply(job.verified, Some(job.admission))),
+            Incoming::Event(job) => Answer::Event(job.reply, apply(job.event, Some(job.admission))),
             Incoming::Batch(batch, done) => {
                 let fates = batch.into_iter().map(|item| match item {
-                    Ok(verified) => Fate::Pending(apply(verified, None)),
+                    Ok(event) => Fate::Pending(apply(event, None)),
                     Err(outcome) => Fate::Settled(outcome),
                 });
                 Answer::Batch(done, fates.collect())

@@ -5,8 +5,8 @@
 //! entries, and takes effect if it is a deletion (NIP-09) or a request to vanish (NIP-62). Commit makes all of it
 //! visible at once; dropping the batch undoes all of it.
 //!
-//! Postings are collected and written sorted, table by table: neighbours share pages, which halves the work. Everything the
-//! rules look up (ids, addresses, tombstones, records) is written at once.
+//! Index entries and ids are gathered and written sorted at the end, see [`super::pending`]. Everything else the rules look up
+//! (records, addresses, tombstones) is written at once.
 
 use std::collections::HashSet;
 use std::ops::{Bound, ControlFlow};
@@ -14,6 +14,8 @@ use std::ops::{Bound, ControlFlow};
 use heed::{PutFlags, RwTxn};
 
 use super::keys::{self, Index, Posting, SEQ_END, Seq, Short};
+use super::pending::Pending;
+use super::prepare::{Prepared, address_stem};
 use super::record::Record;
 use super::{Store, StoreError, damaged_key, find_id, get_record, next_seq, tombstone, write_next_seq};
 use crate::nostr::{Event, EventFields, EventId, Kind, KindClass, PublicKey, TagRef};
@@ -37,12 +39,6 @@ pub enum Applied {
     Ephemeral,
 }
 
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-enum Change {
-    Put,
-    Delete,
-}
-
 /// One write transaction, holding LMDB's write lock until it is committed or dropped.
 pub struct Batch<'s> {
     store: &'s Store,
@@ -50,7 +46,11 @@ pub struct Batch<'s> {
     first_seq: Seq,
     next_seq: Seq,
     now: u64,
-    postings: Vec<(Index, Short, Short, Change)>,
+    pending: Pending,
+    /// Events from this number on have their entries in `pending`, those below in the tables.
+    pending_from: Seq,
+    /// The table `ids` has entries: what is not pending may be there.
+    ids_written: bool,
     /// Something was removed.
     removed: bool,
     removed_again: HashSet<Seq>,
@@ -60,13 +60,16 @@ impl<'s> Batch<'s> {
     pub(super) fn begin(store: &'s Store, now: u64) -> Result<Batch<'s>, StoreError> {
         let txn = store.env().write_txn()?;
         let next_seq = next_seq(store.tables(), &txn)?;
+        let ids_written = !store.tables().ids.is_empty(&txn)?;
         Ok(Batch {
             store,
             txn,
             first_seq: next_seq,
             next_seq,
             now,
-            postings: Vec::new(),
+            pending: Pending::default(),
+            pending_from: next_seq,
+            ids_written,
             removed: false,
             removed_again: HashSet::new(),
         })
@@ -77,37 +80,43 @@ impl<'s> Batch<'s> {
         self.next_seq
     }
 
-    /// Applies one event whose id and signature are right; `record` is its encoding. A request to vanish takes effect: whether it is
-    /// addressed to this relay is the caller's question.
-    pub fn apply(&mut self, event: &Event, record: &[u8]) -> Result<Applied, StoreError> {
-        let class = event.kind.class();
+    /// Applies one event whose id and signature are right. A request to vanish takes effect: whether it is addressed to this relay is
+    /// the caller's question.
+    pub fn apply(&mut self, event: &Prepared) -> Result<Applied, StoreError> {
+        let record = event.record();
+        let (id, kind) = (record.id(), record.kind());
+        let class = kind.class();
         if class == KindClass::Ephemeral {
             return Ok(Applied::Ephemeral);
         }
-        if self.find(&event.id)?.is_some() {
+        if self.pending.find(&id).is_some() || self.find_written(&id)?.is_some() {
             return Ok(Applied::Duplicate);
         }
         if let Some(blocked) = self.blocked(event)? {
             return Ok(blocked);
         }
-        if matches!(event.expiration(), Ok(Some(at)) if at <= self.now) {
+        if event.expiration().is_some_and(|at| at <= self.now) {
             return Ok(Applied::Expired);
         }
-        if matches!(class, KindClass::Replaceable | KindClass::Addressable) {
-            let current = self.current_version(event.kind, &event.pubkey, address_identifier(event))?;
-            if let Some((seq, created_at, id)) = current {
-                let wins = (event.created_at, std::cmp::Reverse(event.id)) > (created_at, std::cmp::Reverse(id));
+        if let Some(stem) = event.address() {
+            let current = self.current_version(stem, kind, &record.pubkey(), &d(&record))?;
+            if let Some((seq, created_at, current_id)) = current {
+                let wins = (record.created_at(), std::cmp::Reverse(id)) > (created_at, std::cmp::Reverse(current_id));
                 if !wins {
                     return Ok(Applied::Superseded);
                 }
                 self.remove(seq)?;
             }
         }
-        let seq = self.put(event, record)?;
-        match event.kind {
-            Kind::DELETION => self.delete_targets(event)?,
-            Kind::VANISH => self.vanish(event, seq)?,
-            _ => {}
+        let seq = self.put(event)?;
+        if matches!(kind, Kind::DELETION | Kind::VANISH) {
+            // A record that was encoded a moment ago can be decoded.
+            if let Some(event) = record.to_event() {
+                match kind {
+                    Kind::DELETION => self.delete_targets(&event)?,
+                    _ => self.vanish(&event, seq)?,
+                }
+            }
         }
         Ok(Applied::Stored(seq))
     }
@@ -120,14 +129,19 @@ impl<'s> Batch<'s> {
         let bytes = bytes.to_vec();
         let record = super::as_record(seq, &bytes)?;
         tables.events.delete(&mut self.txn, &keys::seq_bytes(seq))?;
-        tables.ids.delete(&mut self.txn, &keys::stem_seq(&keys::id_stem(&record.id()), seq))?;
-        if let Some(stem) = self.address_stem(&record) {
-            tables.addresses.delete(&mut self.txn, &keys::stem_seq(&stem, seq))?;
+        let hasher = self.store.hasher();
+        if let Some(stem) = address_stem(hasher, record.kind(), &record.pubkey(), || record.identifier()) {
+            tables.addresses.delete(&mut self.txn, &keys::address_key(stem, seq))?;
         }
         if let Some(at) = record.expiration() {
             tables.expirations.delete(&mut self.txn, &keys::expiration_key(at, seq))?;
         }
-        self.post(&record, seq, Change::Delete);
+        if seq >= self.pending_from {
+            self.pending.undo(&record.id(), seq);
+        } else {
+            tables.ids.delete(&mut self.txn, &keys::stem_seq(&keys::id_stem(&record.id()), seq))?;
+            self.pending.delete(&record, &keys::tag_stems(hasher, &record), seq);
+        }
         self.removed = true;
         if seq >= self.first_seq {
             self.removed_again.insert(seq);
@@ -172,16 +186,23 @@ impl<'s> Batch<'s> {
         if self.next_seq == self.first_seq && !self.removed {
             return Ok(());
         }
-        self.flush_postings()?;
+        self.write_pending()?;
         write_next_seq(self.store.tables(), &mut self.txn, self.next_seq)?;
         self.store.commit(self.txn)
     }
 
     fn find(&self, id: &EventId) -> Result<Option<(Seq, Record<'_>)>, StoreError> {
-        find_id(self.store.tables(), &self.txn, id)
+        match self.pending.find(id) {
+            Some(seq) => Ok(get_record(self.store.tables(), &self.txn, seq)?.map(|record| (seq, record))),
+            None => self.find_written(id),
+        }
     }
 
-    fn put(&mut self, event: &Event, record: &[u8]) -> Result<Seq, StoreError> {
+    fn find_written(&self, id: &EventId) -> Result<Option<(Seq, Record<'_>)>, StoreError> {
+        if self.ids_written { find_id(self.store.tables(), &self.txn, id) } else { Ok(None) }
+    }
+
+    fn put(&mut self, event: &Prepared) -> Result<Seq, StoreError> {
         let seq = self.next_seq;
         if seq >= SEQ_END {
             return Err(StoreError::Damaged(
@@ -189,75 +210,37 @@ impl<'s> Batch<'s> {
             ));
         }
         let tables = *self.store.tables();
-        tables.events.put_with_flags(&mut self.txn, PutFlags::APPEND, &keys::seq_bytes(seq), record)?;
-        tables.ids.put(&mut self.txn, &keys::stem_seq(&keys::id_stem(&event.id), seq), &[])?;
-        if let Some(stem) = self.address_stem(event) {
-            let time = keys::index_time(event.created_at).to_be_bytes();
-            tables.addresses.put(&mut self.txn, &keys::stem_seq(&stem, seq), &time)?;
+        let record = event.record();
+        tables.events.put_with_flags(&mut self.txn, PutFlags::APPEND, &keys::seq_bytes(seq), record.as_bytes())?;
+        if let Some(stem) = event.address() {
+            let time = keys::index_time(record.created_at()).to_be_bytes();
+            tables.addresses.put(&mut self.txn, &keys::address_key(stem, seq), &time)?;
         }
-        if let Ok(Some(at)) = event.expiration() {
+        if let Some(at) = event.expiration() {
             tables.expirations.put(&mut self.txn, &keys::expiration_key(at, seq), &[])?;
         }
-        self.post(event, seq, Change::Put);
+        self.pending.put(&record, event.stems(), seq);
         self.next_seq += 1;
         Ok(seq)
     }
 
-    fn post(&mut self, event: &impl EventFields, seq: Seq, change: Change) {
-        let postings = &mut self.postings;
-        keys::each_posting(self.store.hasher(), event, seq, &mut |index, key, value| {
-            postings.push((index, key, value, change));
-        });
-    }
-
-    fn flush_postings(&mut self) -> Result<(), StoreError> {
-        let mut postings = std::mem::take(&mut self.postings);
-        postings.sort_unstable();
-        let tables = self.store.tables();
-        let mut rest = postings.as_slice();
-        while let [(index, key, value, change), after @ ..] = rest {
-            rest = after;
-            // Stored and removed in the same batch: neither ever happened.
-            if let [(i, k, v, Change::Delete), after @ ..] = rest
-                && *change == Change::Put
-                && (i, k, v) == (index, key, value)
-            {
-                rest = after;
-                continue;
-            }
-            match change {
-                Change::Put => tables.index(*index).put(&mut self.txn, key, value)?,
-                Change::Delete => {
-                    tables.index(*index).delete_one_duplicate(&mut self.txn, key, value)?;
-                }
-            }
-        }
-        postings.clear();
-        self.postings = postings;
+    fn write_pending(&mut self) -> Result<(), StoreError> {
+        self.pending.write(self.store.tables(), &mut self.txn)?;
+        self.pending_from = self.next_seq;
+        self.ids_written = true;
         Ok(())
-    }
-
-    /// The stem under which an event stands in `addresses`; `None` for kinds that are never replaced.
-    fn address_stem(&self, event: &impl Addressed) -> Option<Short> {
-        let (kind, pubkey) = (event.kind(), event.pubkey());
-        let identifier = match kind.class() {
-            KindClass::Replaceable => String::new(),
-            KindClass::Addressable => event.d(),
-            KindClass::Regular | KindClass::Ephemeral => return None,
-        };
-        Some(self.store.hasher().address_stem(kind, &pubkey, &identifier))
     }
 
     /// The stored version of an address, with what decides which version wins.
     fn current_version(
         &self,
+        stem: u64,
         kind: Kind,
         author: &PublicKey,
         identifier: &str,
     ) -> Result<Option<(Seq, u64, EventId)>, StoreError> {
         let tables = self.store.tables();
-        let stem = self.store.hasher().address_stem(kind, author, identifier);
-        for entry in tables.addresses.prefix_iter(&self.txn, &stem)? {
+        for entry in tables.addresses.prefix_iter(&self.txn, &keys::address_key(stem, 0)[..7])? {
             let (key, _) = entry?;
             let seq = key.get(7..).and_then(keys::read_seq).ok_or_else(|| damaged_key("addresses"))?;
             let Some(record) = get_record(tables, &self.txn, seq)? else { continue };
@@ -272,32 +255,34 @@ impl<'s> Batch<'s> {
     }
 
     /// Whether something remembered keeps this event out.
-    fn blocked(&self, event: &Event) -> Result<Option<Applied>, StoreError> {
+    fn blocked(&self, event: &Prepared) -> Result<Option<Applied>, StoreError> {
         let tombstones = &self.store.tables().tombstones;
+        let event = event.record();
+        let (id, kind, created_at) = (event.id(), event.kind(), event.created_at());
         // Requests to vanish are never undone, nor barred by themselves (N62-08, N09-10).
-        if event.kind == Kind::VANISH || tombstones.is_empty(&self.txn)? {
+        if kind == Kind::VANISH || tombstones.is_empty(&self.txn)? {
             return Ok(None);
         }
         let until = |key: &[u8]| -> Result<Option<u64>, StoreError> {
             Ok(tombstones.get(&self.txn, key)?.map(tombstone::until))
         };
-        let mut parties = vec![event.pubkey];
-        if event.kind == Kind::GIFT_WRAP {
-            parties.extend(recipients(event));
+        let mut parties = vec![event.pubkey()];
+        if kind == Kind::GIFT_WRAP {
+            parties.extend(recipients(&event));
         }
         for party in &parties {
-            if until(&tombstone::vanish_key(party))?.is_some_and(|until| event.created_at <= until) {
+            if until(&tombstone::vanish_key(party))?.is_some_and(|until| created_at <= until) {
                 return Ok(Some(Applied::Vanished));
             }
             // A deletion of a deletion has no effect (N09-09), also when it came first.
-            if event.kind != Kind::DELETION && until(&tombstone::event_key(&event.id, party))?.is_some() {
+            if kind != Kind::DELETION && until(&tombstone::event_key(&id, party))?.is_some() {
                 return Ok(Some(Applied::Deleted));
             }
         }
-        if matches!(event.kind.class(), KindClass::Replaceable | KindClass::Addressable) {
+        if matches!(kind.class(), KindClass::Replaceable | KindClass::Addressable) {
             let hasher = self.store.hasher();
-            let key = tombstone::address_key(hasher, event.kind, &event.pubkey, address_identifier(event));
-            if until(&key)?.is_some_and(|until| event.created_at <= until) {
+            let key = tombstone::address_key(hasher, kind, &event.pubkey(), &d(&event));
+            if until(&key)?.is_some_and(|until| created_at <= until) {
                 return Ok(Some(Applied::Deleted));
             }
         }
@@ -347,7 +332,9 @@ impl<'s> Batch<'s> {
     }
 
     fn delete_address(&mut self, kind: Kind, identifier: &str, request: &Event) -> Result<(), StoreError> {
-        if let Some((seq, created_at, _)) = self.current_version(kind, &request.pubkey, identifier)?
+        // Only addresses that can be replaced come here.
+        if let Some(stem) = address_stem(self.store.hasher(), kind, &request.pubkey, || identifier)
+            && let Some((seq, created_at, _)) = self.current_version(stem, kind, &request.pubkey, identifier)?
             && created_at <= request.created_at
         {
             self.remove(seq)?;
@@ -361,7 +348,7 @@ impl<'s> Batch<'s> {
         let author = &request.pubkey;
         let until = request.created_at.min(self.now);
         // What this batch stored before must be found in the indices too.
-        self.flush_postings()?;
+        self.write_pending()?;
         let p = crate::nostr::TagName::new("p");
         let wraps =
             p.map(|p| keys::with_kind(&self.store.hasher().tag_stem(p, TagRef::Hex(author.0)), Kind::GIFT_WRAP));
@@ -407,26 +394,9 @@ impl<'s> Batch<'s> {
     }
 }
 
-/// Events that may have an address, whichever form they are in.
-trait Addressed: EventFields {
-    fn d(&self) -> String;
-}
-
-impl Addressed for Event {
-    fn d(&self) -> String {
-        self.identifier().to_owned()
-    }
-}
-
-impl Addressed for Record<'_> {
-    fn d(&self) -> String {
-        self.identifier()
-    }
-}
-
 /// The identifier that counts for the address: replaceable kinds ignore `d` (N01-40).
-fn address_identifier(event: &Event) -> &str {
-    if event.kind.class() == KindClass::Addressable { event.identifier() } else { "" }
+fn d(record: &Record<'_>) -> String {
+    if record.kind().class() == KindClass::Addressable { record.identifier() } else { String::new() }
 }
 
 /// The keys in the `p` tags of a gift wrap.

@@ -133,17 +133,6 @@ impl Posting {
         (self.place >> 16) as u32
     }
 
-    /// The duplicate under which this posting stands in `index`.
-    pub fn value(&self, index: Index) -> Short {
-        let place = self.place.to_be_bytes();
-        Short::of(&[&place[2 + index.time_bytes_in_key()..], &seq_bytes(self.seq)])
-    }
-
-    /// The key under which this posting stands, given what stands before the time.
-    pub fn key(&self, index: Index, prefix: &Short) -> Short {
-        time_key(index, prefix, self.time())
-    }
-
     /// Reads a posting back from its key and duplicate; `None` when the lengths are wrong.
     pub fn read(index: Index, key: &[u8], value: &[u8]) -> Option<Posting> {
         let split = index.time_bytes_in_key();
@@ -189,6 +178,10 @@ pub struct KeyHasher(pub [u8; 16]);
 impl KeyHasher {
     /// The seven bytes all postings of one tag value begin with.
     pub fn tag_stem(&self, name: TagName, value: TagRef<'_>) -> Short {
+        Short::of(&[&self.tag_hash(name, value).to_be_bytes()[..7]])
+    }
+
+    fn tag_hash(&self, name: TagName, value: TagRef<'_>) -> u64 {
         let mut hasher = SipHasher13::new_with_key(&self.0);
         hasher.write(&[b't', name.as_byte()]);
         match value {
@@ -201,7 +194,7 @@ impl KeyHasher {
                 hasher.write(text.as_bytes());
             }
         }
-        Short::of(&[&hasher.finish().to_be_bytes()[..7]])
+        hasher.finish()
     }
 
     /// The same for a value out of a filter.
@@ -212,11 +205,7 @@ impl KeyHasher {
         }
     }
 
-    /// The seven bytes that stand for an address: kind, author and, for addressable kinds, identifier.
-    pub fn address_stem(&self, kind: Kind, author: &PublicKey, identifier: &str) -> Short {
-        Short::of(&[&self.address_hash(kind, author, identifier).to_be_bytes()[..7]])
-    }
-
+    /// What stands for an address: kind, author and, for addressable kinds, identifier.
     pub fn address_hash(&self, kind: Kind, author: &PublicKey, identifier: &str) -> u64 {
         let mut hasher = SipHasher13::new_with_key(&self.0);
         hasher.write(b"a");
@@ -225,6 +214,11 @@ impl KeyHasher {
         hasher.write(identifier.as_bytes());
         hasher.finish()
     }
+}
+
+/// The key of `addresses`; `stem` has seven bytes.
+pub fn address_key(stem: u64, seq: Seq) -> Short {
+    stem_seq(&stem.to_be_bytes()[1..], seq)
 }
 
 /// A stem of seven bytes followed by a sequence number: the keys of `ids` and `addresses`.
@@ -242,27 +236,69 @@ pub fn expiration_key(expiration: u64, seq: Seq) -> Short {
     Short::of(&[&seq_bytes(expiration.min(SEQ_END - 1)), &seq_bytes(seq)])
 }
 
-/// Calls `each` with every place an event has in the four indices, each once.
-pub fn each_posting(hasher: &KeyHasher, event: &impl EventFields, seq: Seq, each: &mut dyn FnMut(Index, Short, Short)) {
-    let (kind, author) = (event.kind(), event.pubkey());
-    let posting = Posting::new(event.created_at(), &event.id(), seq);
-    let mut put = |index: Index, prefix: Short| each(index, posting.key(index, &prefix), posting.value(index));
-    put(Index::Time, Short::EMPTY);
-    put(Index::Kinds, kind_prefix(kind));
-    put(Index::Authors, with_kind(&author_stem(&author), kind));
-    // An event may carry the same tag many times, a contact list thousands of different ones: sort and deduplicate.
+/// One index entry, key and duplicate together, in numbers that sort as their bytes do. Sorting and merging entries
+/// by the million is what importing is; in this form a comparison costs a nanosecond.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub struct Entry {
+    /// The seven bytes of an author's or a tag's stem; 0 in `time` and `kinds`.
+    stem: u64,
+    /// The kind, but 0 in `time`; then the second and the inverted id bytes, as in [`Posting::place`].
+    rest: u64,
+    /// Whose entry it is.
+    pub seq: Seq,
+}
+
+impl Entry {
+    fn new(stem: u64, kind: u16, posting: Posting) -> Entry {
+        Entry { stem, rest: u64::from(kind) << 48 | posting.place, seq: posting.seq }
+    }
+
+    /// The key under which this entry stands in `index`.
+    pub fn key(&self, index: Index) -> Short {
+        let rest = &self.rest.to_be_bytes()[..2 + index.time_bytes_in_key()];
+        match index {
+            Index::Time => Short::of(&[&rest[2..]]),
+            Index::Kinds => Short::of(&[rest]),
+            Index::Authors | Index::Tags => Short::of(&[&self.stem.to_be_bytes()[1..], rest]),
+        }
+    }
+
+    /// Its duplicate there.
+    pub fn value(&self, index: Index) -> Short {
+        let rest = &self.rest.to_be_bytes()[2 + index.time_bytes_in_key()..];
+        Short::of(&[rest, &seq_bytes(self.seq)])
+    }
+}
+
+/// What indices need of an event and what takes hashing to find out: the stems of its tags, in order, each once.
+pub fn tag_stems(hasher: &KeyHasher, event: &impl EventFields) -> Vec<u64> {
     let mut stems = Vec::new();
     let _ = event.visit_indexed_tags(&mut |name, value| {
         if is_indexed(name, &value) {
-            stems.push(hasher.tag_stem(name, value));
+            stems.push(hasher.tag_hash(name, value) >> 8);
         }
         std::ops::ControlFlow::Continue(())
     });
+    // An event may carry the same tag many times, a contact list thousands of different ones.
     stems.sort_unstable();
     stems.dedup();
-    for stem in stems {
-        put(Index::Tags, with_kind(&stem, kind));
+    stems
+}
+
+/// Calls `each` with every place an event has in the four indices, each once. `stems` are those of its tags.
+pub fn each_entry(event: &impl EventFields, stems: &[u64], seq: Seq, each: &mut impl FnMut(Index, Entry)) {
+    let (kind, author) = (event.kind().0, event.pubkey());
+    let posting = Posting::new(event.created_at(), &event.id(), seq);
+    each(Index::Time, Entry::new(0, 0, posting));
+    each(Index::Kinds, Entry::new(0, kind, posting));
+    each(Index::Authors, Entry::new(u64::from_be_bytes(first_eight(&author.0)) >> 8, kind, posting));
+    for &stem in stems {
+        each(Index::Tags, Entry::new(stem, kind, posting));
     }
+}
+
+fn first_eight(bytes: &[u8; 32]) -> [u8; 8] {
+    std::array::from_fn(|i| bytes[i])
 }
 
 /// Values of `e` and `p` that are not 64 hex digits can never be asked for (N01-30, N01-51), so they take no room.

@@ -165,8 +165,8 @@ impl Store {
                 Some((found, _)) => report.fault(format!("event {seq} is stored twice, also as {found}")),
                 None => report.fault(format!("event {seq} is missing in ids")),
             }
-            keys::each_posting(self.hasher(), &record, seq, &mut |index, key, value| {
-                expected[index as usize].add(&key, &value);
+            keys::each_entry(&record, &keys::tag_stems(self.hasher(), &record), seq, &mut |index, entry| {
+                expected[index as usize].add(&entry.key(index), &entry.value(index));
             });
             addressed += u64::from(matches!(record.kind().class(), KindClass::Replaceable | KindClass::Addressable));
             if let Some(at) = record.expiration() {
@@ -229,8 +229,9 @@ impl Store {
                 continue;
             };
             let mut its_own = false;
-            keys::each_posting(self.hasher(), &record, posting.seq, &mut |i, k, v| {
-                its_own |= i == index && k[..] == *key && v[..] == *value;
+            let stems = keys::tag_stems(self.hasher(), &record);
+            keys::each_entry(&record, &stems, posting.seq, &mut |i, entry| {
+                its_own |= i == index && entry.key(i)[..] == *key && entry.value(i)[..] == *value;
             });
             if !its_own {
                 report.fault(format!("{index:?} has an entry for event {} that it does not call for", posting.seq));

@@ -8,7 +8,9 @@ mod apply;
 mod freelist;
 mod keys;
 mod maintain;
+mod pending;
 mod plan;
+mod prepare;
 mod record;
 mod reserve;
 mod scan;
@@ -24,6 +26,7 @@ use heed::{Env, EnvOpenOptions, MdbError, RoTxn, RwTxn, WithoutTls};
 pub use apply::{Applied, Batch};
 pub use keys::Seq;
 pub use maintain::{StoreInfo, TableInfo, VerifyReport};
+pub use prepare::Prepared;
 pub use record::{Record, encode};
 pub use scan::{Budget, Order, Progress, Scan};
 

@@ -69,6 +69,12 @@ impl<'a> Record<'a> {
         framed.then_some(Record { bytes })
     }
 
+    /// What [`encode`] wrote, which needs no checks.
+    pub(super) fn of_encoded(bytes: &'a [u8]) -> Record<'a> {
+        debug_assert!(Record::new(bytes).is_some());
+        Record { bytes }
+    }
+
     fn array<const N: usize>(&self, at: usize) -> [u8; N] {
         let mut out = [0; N];
         // `new` checked that the record is longer than every fixed field's end.

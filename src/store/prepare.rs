@@ -1,0 +1,87 @@
+//! What of an event can be worked out before the transaction that stores it, on any thread: its record, the hashes its index
+//! entries need, what the write rules ask. The writer is one thread; whatever it need not do itself makes the rest faster.
+
+use std::cell::Cell;
+
+use super::Store;
+use super::keys::{self, KeyHasher};
+use super::record::{Record, encode};
+use crate::nostr::{Event, Kind, KindClass, PublicKey};
+
+/// An event ready to be stored. Whether its id and signature are right is its maker's business.
+#[derive(Debug)]
+pub struct Prepared {
+    record: Box<[u8]>,
+    /// See [`keys::tag_stems`].
+    stems: Box<[u64]>,
+    /// The stem under which it stands in `addresses`, if it can be replaced.
+    address: Option<u64>,
+    expiration: Option<u64>,
+}
+
+thread_local! {
+    /// Where a record is built before it is copied with its exact size; taken while in use.
+    static BUFFER: Cell<Vec<u8>> = const { Cell::new(Vec::new()) };
+}
+
+/// A buffer that grew beyond this is given back to the allocator.
+const BUFFER_KEPT: usize = 256 << 10;
+
+impl Prepared {
+    /// The event's record.
+    pub fn record(&self) -> Record<'_> {
+        Record::of_encoded(&self.record)
+    }
+
+    /// The record's bytes, for those who need nothing else any more.
+    pub fn into_record(self) -> Box<[u8]> {
+        self.record
+    }
+
+    pub(super) fn stems(&self) -> &[u64] {
+        &self.stems
+    }
+
+    pub(super) fn address(&self) -> Option<u64> {
+        self.address
+    }
+
+    /// When the event expires (NIP-40).
+    pub fn expiration(&self) -> Option<u64> {
+        self.expiration
+    }
+}
+
+impl Store {
+    /// Prepares an event for [`super::Batch::apply`] of this store.
+    pub fn prepare(&self, event: &Event) -> Prepared {
+        let mut buffer = BUFFER.take();
+        buffer.clear();
+        encode(event, &mut buffer);
+        let record = Box::from(&buffer[..]);
+        if buffer.capacity() <= BUFFER_KEPT {
+            BUFFER.set(buffer);
+        }
+        Prepared {
+            record,
+            stems: keys::tag_stems(self.hasher(), event).into_boxed_slice(),
+            address: address_stem(self.hasher(), event.kind, &event.pubkey, || event.identifier()),
+            expiration: event.expiration().ok().flatten(),
+        }
+    }
+}
+
+/// The stem under which an event stands in `addresses`; `None` for kinds that are never replaced. Replaceable kinds ignore `d` (N01-40).
+pub fn address_stem<S: AsRef<str>>(
+    hasher: &KeyHasher,
+    kind: Kind,
+    author: &PublicKey,
+    identifier: impl FnOnce() -> S,
+) -> Option<u64> {
+    let hash = match kind.class() {
+        KindClass::Replaceable => hasher.address_hash(kind, author, ""),
+        KindClass::Addressable => hasher.address_hash(kind, author, identifier().as_ref()),
+        KindClass::Regular | KindClass::Ephemeral => return None,
+    };
+    Some(hash >> 8)
+}

@@ -17,7 +17,7 @@ use kit::shapes::SHAPES;
 use kit::workload::Spec;
 use ratite::config::Config;
 use ratite::nostr::{Event, Filter, SubscriptionId};
-use ratite::relay::{Relay, Settings, Sink};
+use ratite::relay::{LiveText, Relay, Settings, Sink};
 use ratite::store::{self, Budget, Order, Progress, Record, Scan, Store};
 
 /// Events in the store that is scanned.
@@ -194,7 +194,7 @@ impl Sink for Ear {
         true
     }
 
-    fn send_live(&self, _prefix: &[u8], _event: &bytes::Bytes) {
+    fn send_live(&self, _prefix: &[u8], _event: &LiveText) {
         self.live.fetch_add(1, Relaxed);
     }
 }

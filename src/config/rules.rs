@@ -217,6 +217,29 @@ impl<T: Copy + TryFrom<u64> + TryInto<u64>> Rule<T> for Number {
     }
 }
 
+/// On or off.
+pub(super) struct Switch;
+
+impl Rule<bool> for Switch {
+    fn read(&self, raw: &Raw<'_>) -> Result<bool, Fault> {
+        match raw {
+            Raw::Toml(DeValue::Boolean(value)) => Ok(*value),
+            // The environment has only text.
+            Raw::Word("true") => Ok(true),
+            Raw::Word("false") => Ok(false),
+            _ => Err(Fault::Unexpected),
+        }
+    }
+
+    fn show(&self, value: &bool) -> String {
+        value.to_string()
+    }
+
+    fn expects(&self) -> String {
+        "true or false".to_owned()
+    }
+}
+
 /// Text of at most so many characters, without control characters other than line ends.
 pub(super) struct Text(pub(super) usize);
 

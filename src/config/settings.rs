@@ -4,7 +4,9 @@
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 
-use super::rules::{Addresses, Fault, Folder, GIB, KIB, Key, MIB, Raw, Rule, TIB, Text, Url, bytes, count, seconds};
+use super::rules::{
+    Addresses, Fault, Folder, GIB, KIB, Key, MIB, Raw, Rule, Switch, TIB, Text, Url, bytes, count, seconds,
+};
 use crate::nostr::PublicKey;
 
 /// One section of the file: `[limits]`.
@@ -118,6 +120,8 @@ settings! {
         /// How much may wait to be sent to one connection; a peer that lets more pile up is disconnected. At least twice
         /// limits.max_message_length.
         outbox_bytes: usize = 2 * 1024 * 1024, bytes(64 * KIB..=GIB);
+        /// Whether messages are compressed for clients that ask for it (permessage-deflate).
+        compression: bool = true, Switch;
     }
 
     /// Where events are kept.

@@ -183,6 +183,16 @@ fn zero_switches_off_only_where_that_is_said() {
 }
 
 #[test]
+fn switches_are_true_or_false() {
+    assert!(config("[listen]\ncompression = true").listen.compression);
+    assert!(!config("[listen]\ncompression = false").listen.compression);
+    for other in ["0", "\"false\"", "\"off\"", "[]"] {
+        let found = problems(&format!("[listen]\ncompression = {other}"));
+        assert!(found[0].starts_with("relay.toml:2: listen.compression must be true or false"), "{found:?}");
+    }
+}
+
+#[test]
 fn numbers_may_be_written_as_toml_allows() {
     assert_eq!(config("[limits]\nmax_limit = 0x10").limits.max_limit, 16);
     assert_eq!(config("[limits]\nmax_limit = 4_000").limits.max_limit, 4000);

@@ -32,6 +32,7 @@ use crossbeam_channel::{Receiver, Sender};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 pub use client::Client;
+pub use live_event::LiveText;
 pub use outcome::Outcome;
 pub use subscription::Sink;
 

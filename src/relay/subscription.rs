@@ -2,9 +2,7 @@
 
 use std::sync::{Arc, Mutex};
 
-use bytes::Bytes;
-
-use super::live_event::LiveEvent;
+use super::live_event::{LiveEvent, LiveText};
 use super::lock;
 use crate::nostr::{Filter, SubscriptionId, message};
 use crate::store::Seq;
@@ -22,8 +20,13 @@ pub trait Sink: Send + Sync + 'static {
     /// Takes complete messages. False when the peer should get no more stored results until it has drained what it has: the core then waits
     /// for [`Client::resume`](super::Client::resume). Nothing is ever dropped in silence.
     fn send(&self, messages: Vec<u8>) -> bool;
-    /// Takes one live event: `prefix` is `["EVENT","<sub>",`, then comes the event's shared JSON, then `]`.
-    fn send_live(&self, prefix: &[u8], event: &Bytes);
+    /// The last touch to a slice of stored results, made by a reader that holds no lock: a socket may compress the messages. What it
+    /// returns is given to [`Sink::send`] next, or to nobody.
+    fn pack(&self, messages: Vec<u8>) -> Vec<u8> {
+        messages
+    }
+    /// Takes one live event: `prefix` is `["EVENT","<sub>",`, then comes the event's shared text with the bracket behind it.
+    fn send_live(&self, prefix: &[u8], event: &LiveText);
 }
 
 /// A subscription as the live index and the readers know it.
@@ -62,9 +65,9 @@ impl Subscription {
         match &mut *state {
             State::Live { from } => {
                 if event.seq.is_none_or(|seq| seq >= *from)
-                    && let Some(json) = event.json()
+                    && let Some(text) = event.text()
                 {
-                    self.sink.send_live(&self.prefix, &json);
+                    self.sink.send_live(&self.prefix, text);
                 }
             }
             State::Scanning { from, .. } if event.seq.is_some_and(|seq| seq < *from) => {}
@@ -107,11 +110,10 @@ impl Subscription {
         let from = *from;
         append(&*self.sink, &mut messages, |out| message::write_eose(out, self.id.as_str()));
         for event in waiting.drain(..) {
-            if let Some(json) = event.json() {
+            if let Some(text) = event.text() {
                 append(&*self.sink, &mut messages, |out| {
                     out.extend_from_slice(&self.prefix);
-                    out.extend_from_slice(&json);
-                    out.push(b']');
+                    out.extend_from_slice(text.text());
                 });
             }
         }

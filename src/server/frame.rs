@@ -2,15 +2,23 @@
 //!
 //! The handshake is `fastwebsockets`' work; its frames are not, because a relay needs what it does not give: one
 //! bound on the sum of a message's fragments, reads that may be dropped at any moment, many messages in one write,
-//! and an idle connection that owns no buffer.
+//! compression, and an idle connection that owns no buffer.
 
 use fastwebsockets::{CloseCode, OpCode, unmask};
+
+use super::deflate::{Fault, inflate};
 
 /// Most fragments one message may come in. Nobody needs as many; without a bound, empty fragments go on for ever.
 const MAX_FRAGMENTS: u32 = 16_384;
 
 /// Most payload of a control frame (RFC 6455 section 5.5).
 pub(super) const MAX_CONTROL_PAYLOAD: usize = 125;
+
+/// Set in the first byte of the last or only frame of a message.
+const FIN: u8 = 0x80;
+
+/// Set in the first byte of the first frame of a compressed message (RFC 7692 section 6).
+const RSV1: u8 = 0x40;
 
 /// Bytes that [`begin_text`] leaves free: the header of a payload of 126 to 65,535 bytes, which most events are.
 const RESERVED: usize = 4;
@@ -47,12 +55,27 @@ impl Violation {
     const fn not_utf8() -> Violation {
         Violation { code: CloseCode::Invalid, reason: "text is not valid UTF-8" }
     }
+
+    const fn too_large() -> Violation {
+        Violation { code: CloseCode::Size, reason: "message is larger than this relay takes" }
+    }
+}
+
+impl From<Fault> for Violation {
+    fn from(fault: Fault) -> Violation {
+        match fault {
+            Fault::TooLarge => Violation::too_large(),
+            Fault::Invalid => Violation { code: CloseCode::Invalid, reason: "message cannot be inflated" },
+        }
+    }
 }
 
 /// The first 2 to 14 bytes of a frame, checked.
 #[derive(Debug, Clone, Copy)]
 struct Header {
     fin: bool,
+    /// The message that begins here is compressed.
+    compressed: bool,
     opcode: OpCode,
     mask: [u8; 4],
     /// Bytes of the header itself.
@@ -82,23 +105,26 @@ enum Place {
 /// Holds a buffer only while a frame or a message is incomplete. Nothing is allocated for what a header merely
 /// announces.
 pub(super) struct Decoder {
-    /// Most bytes of a message, the sum of its fragments.
+    /// Most bytes of a message, the sum of its fragments, compressed or not.
     limit: usize,
+    /// Compressed messages are taken: so it was agreed.
+    inflates: bool,
     /// The start of a frame whose end has not arrived.
     frame: Vec<u8>,
     /// The fragments so far of a message whose last one has not arrived.
     message: Vec<u8>,
-    /// How that message began.
-    fragmented: Option<OpCode>,
+    /// How that message began, and whether it is compressed.
+    fragmented: Option<(OpCode, bool)>,
     fragments: u32,
     /// The caller has seen what lies in `frame` or `message`: give the memory back at the next call.
     spent: bool,
 }
 
 impl Decoder {
-    /// A decoder that refuses messages above `limit` bytes.
-    pub(super) fn new(limit: usize) -> Decoder {
-        Decoder { limit, frame: Vec::new(), message: Vec::new(), fragmented: None, fragments: 0, spent: false }
+    /// A decoder that refuses messages above `limit` bytes, and compressed ones unless it was agreed that it `inflates`.
+    pub(super) fn new(limit: usize, inflates: bool) -> Decoder {
+        let (frame, message) = (Vec::new(), Vec::new());
+        Decoder { limit, inflates, frame, message, fragmented: None, fragments: 0, spent: false }
     }
 
     /// The next message in `input[*at..]`, or `None` when more bytes are needed; `at` then stands at the end and
@@ -115,7 +141,7 @@ impl Decoder {
             }
             self.frame = Vec::new();
         }
-        let (opcode, place, range) = loop {
+        let (opcode, compressed, place, range) = loop {
             let Some((header, place, start)) = self.next_frame(input, at)? else {
                 return Ok(None);
             };
@@ -127,13 +153,13 @@ impl Decoder {
             unmask(payload, header.mask);
             match (header.opcode, header.fin) {
                 (OpCode::Close | OpCode::Ping | OpCode::Pong, _) => {
-                    break (header.opcode, place, range);
+                    break (header.opcode, false, place, range);
                 }
-                (OpCode::Text | OpCode::Binary, true) => break (header.opcode, place, range),
+                (OpCode::Text | OpCode::Binary, true) => break (header.opcode, header.compressed, place, range),
                 (opcode, fin) => {
                     // The header check has made sure that a continuation continues something and that nothing
                     // else begins meanwhile.
-                    let first = *self.fragmented.get_or_insert(opcode);
+                    let (first, compressed) = *self.fragmented.get_or_insert((opcode, header.compressed));
                     self.fragments += 1;
                     if self.fragments > MAX_FRAGMENTS {
                         return Err(Violation { code: CloseCode::Policy, reason: "too many fragments" });
@@ -145,10 +171,22 @@ impl Decoder {
                     if fin {
                         self.fragmented = None;
                         self.fragments = 0;
-                        break (first, Place::Message, 0..self.message.len());
+                        break (first, compressed, Place::Message, 0..self.message.len());
                     }
                 }
             }
+        };
+        let (place, range) = if compressed {
+            let packed = match place {
+                Place::Input => &input[range],
+                Place::Frame => &self.frame[range],
+                Place::Message => &self.message[range],
+            };
+            // No message is under way: the bytes of this one were the last.
+            self.message = inflate(packed, self.limit)?;
+            (Place::Message, 0..self.message.len())
+        } else {
+            (place, range)
         };
         let payload = match place {
             Place::Input => &input[range],
@@ -224,13 +262,15 @@ impl Decoder {
         let &[first, second, ..] = bytes else {
             return Ok(None);
         };
-        let fin = first & 0x80 != 0;
-        if first & 0x70 != 0 {
-            return Err(Violation::protocol("reserved bits are set"));
-        }
+        let fin = first & FIN != 0;
         let Ok(opcode) = OpCode::try_from(first & 0x0f) else {
             return Err(Violation::protocol("unknown opcode"));
         };
+        let compressed = first & RSV1 != 0;
+        let may_be = self.inflates && matches!(opcode, OpCode::Text | OpCode::Binary);
+        if first & 0x30 != 0 || (compressed && !may_be) {
+            return Err(Violation::protocol("reserved bits are set"));
+        }
         if second & 0x80 == 0 {
             return Err(Violation::protocol("client frames must be masked"));
         }
@@ -273,14 +313,12 @@ impl Decoder {
         };
         let payload = match usize::try_from(length) {
             Ok(payload) if payload <= room => payload,
-            _ => {
-                return Err(Violation { code: CloseCode::Size, reason: "message is larger than this relay takes" });
-            }
+            _ => return Err(Violation::too_large()),
         };
         let Some(&[a, b, c, d]) = bytes.get(mask_at..mask_at + 4) else {
             return Ok(None);
         };
-        Ok(Some(Header { fin, opcode, mask: [a, b, c, d], size: mask_at + 4, payload }))
+        Ok(Some(Header { fin, compressed, opcode, mask: [a, b, c, d], size: mask_at + 4, payload }))
     }
 
     /// Bytes of memory held for an incomplete frame or message.
@@ -316,8 +354,12 @@ pub(super) fn begin_text(buf: &mut Vec<u8>) -> usize {
 /// Writes the header of the message opened at `start`. The payload moves only when it is below 126 bytes or above
 /// 65,535.
 pub(super) fn end_text(buf: &mut Vec<u8>, start: usize) {
+    end(buf, start, text_header);
+}
+
+fn end(buf: &mut Vec<u8>, start: usize, header: fn(usize) -> ([u8; 10], usize)) {
     let payload = start + RESERVED;
-    let (header, size) = text_header(buf.len() - payload);
+    let (header, size) = header(buf.len() - payload);
     match size {
         RESERVED => {}
         2 => {
@@ -336,7 +378,7 @@ pub(super) fn end_text(buf: &mut Vec<u8>, start: usize) {
 /// The header of a text message with `payload` bytes, and how many of the ten bytes it takes.
 pub(super) fn text_header(payload: usize) -> ([u8; 10], usize) {
     let mut header = [0; 10];
-    header[0] = 0x80 | OpCode::Text as u8;
+    header[0] = FIN | OpCode::Text as u8;
     let size = match payload {
         0..=125 => {
             header[1] = payload as u8;
@@ -356,10 +398,47 @@ pub(super) fn text_header(payload: usize) -> ([u8; 10], usize) {
     (header, size)
 }
 
+/// The same for a compressed text message.
+pub(super) fn compressed_header(payload: usize) -> ([u8; 10], usize) {
+    let (mut header, size) = text_header(payload);
+    header[0] |= RSV1;
+    (header, size)
+}
+
+/// Text messages as [`end_text`] left them, one behind the other, each compressed by `compress`, which appends to what it is
+/// given or says that the message is to stay as it is.
+pub(super) fn compress_texts(messages: &[u8], mut compress: impl FnMut(&[u8], &mut Vec<u8>) -> bool) -> Vec<u8> {
+    let mut out = Vec::with_capacity(messages.len());
+    let mut rest = messages;
+    while let Some((header, payload)) = split_text(rest) {
+        let start = begin_text(&mut out);
+        let (payload, behind) = rest[header..].split_at(payload);
+        if compress(payload, &mut out) {
+            end(&mut out, start, compressed_header);
+        } else {
+            out.truncate(start);
+            out.extend_from_slice(&rest[..header + payload.len()]);
+        }
+        rest = behind;
+    }
+    out
+}
+
+/// The sizes of the header and the payload of the first of our own frames; `None` at the end.
+fn split_text(bytes: &[u8]) -> Option<(usize, usize)> {
+    let (header, payload) = match *bytes.get(1)? {
+        126 => (4, u64::from(u16::from_be_bytes(*bytes.get(2..)?.first_chunk()?))),
+        127 => (10, u64::from_be_bytes(*bytes.get(2..)?.first_chunk()?)),
+        short => (2, u64::from(short)),
+    };
+    let payload = usize::try_from(payload).ok()?;
+    (bytes.len() - header >= payload).then_some((header, payload))
+}
+
 /// Appends a ping or pong. A payload above 125 bytes is cut: no such frame may exist.
 pub(super) fn write_control(buf: &mut Vec<u8>, opcode: OpCode, payload: &[u8]) {
     let payload = &payload[..payload.len().min(MAX_CONTROL_PAYLOAD)];
-    buf.extend_from_slice(&[0x80 | opcode as u8, payload.len() as u8]);
+    buf.extend_from_slice(&[FIN | opcode as u8, payload.len() as u8]);
     buf.extend_from_slice(payload);
 }
 
@@ -374,278 +453,4 @@ pub(super) fn write_close(buf: &mut Vec<u8>, code: Option<CloseCode>, reason: &'
 }
 
 #[cfg(test)]
-mod tests {
-    use proptest::prelude::*;
-
-    use super::*;
-
-    const MASK: [u8; 4] = [0x11, 0x82, 0x33, 0x44];
-
-    /// A masked client frame; `first` is the first byte as it is.
-    fn frame(first: u8, payload: &[u8]) -> Vec<u8> {
-        let mut out = vec![first];
-        match payload.len() {
-            n @ 0..=125 => out.push(0x80 | n as u8),
-            n @ 126..=0xffff => {
-                out.push(0x80 | 126);
-                out.extend_from_slice(&(n as u16).to_be_bytes());
-            }
-            n => {
-                out.push(0x80 | 127);
-                out.extend_from_slice(&(n as u64).to_be_bytes());
-            }
-        }
-        out.extend_from_slice(&MASK);
-        out.extend(payload.iter().enumerate().map(|(i, b)| b ^ MASK[i & 3]));
-        out
-    }
-
-    /// Feeds `bytes` in pieces of `size` and notes what comes out.
-    fn decode(limit: usize, bytes: &[u8], size: usize) -> Vec<String> {
-        let mut decoder = Decoder::new(limit);
-        let mut seen = Vec::new();
-        for piece in bytes.chunks(size) {
-            let mut piece = piece.to_vec();
-            let mut at = 0;
-            loop {
-                match decoder.next(&mut piece, &mut at) {
-                    Ok(Some(incoming)) => seen.push(match incoming {
-                        Incoming::Text(text) if text.len() > 100 => format!("text {}", text.len()),
-                        other => format!("{other:?}"),
-                    }),
-                    Ok(None) => break,
-                    Err(violation) => {
-                        seen.push(format!("close {}", u16::from(violation.code)));
-                        return seen;
-                    }
-                }
-            }
-            assert_eq!(at, piece.len(), "everything is taken");
-        }
-        if decoder.frame.is_empty() && decoder.fragmented.is_none() {
-            assert_eq!(decoder.held(), 0, "an idle decoder owns no buffer");
-        }
-        seen
-    }
-
-    /// What comes out must not depend on how the bytes were cut.
-    #[track_caller]
-    fn assert_decodes(bytes: &[u8], expected: &[&str]) {
-        for size in [1, 2, 3, 5, 7, 16, 125, 126, 127, 1000, bytes.len().max(1)] {
-            assert_eq!(decode(1024, bytes, size), expected, "in pieces of {size}");
-        }
-    }
-
-    #[test]
-    fn messages_of_every_header_size() {
-        for n in [0, 1, 125, 126, 127, 0xffff, 0x10000, 131_072] {
-            let text = "x".repeat(n);
-            let bytes = frame(0x81, text.as_bytes());
-            for size in [1, 13, 4096, bytes.len()] {
-                let seen = decode(131_072, &bytes, size);
-                let expected = match n {
-                    0..=100 => format!("Text({text:?})"),
-                    _ => format!("text {n}"),
-                };
-                assert_eq!(seen, [expected], "{n} bytes in pieces of {size}");
-            }
-        }
-    }
-
-    #[test]
-    fn several_frames_in_one_read() {
-        let bytes = [frame(0x81, b"[1]"), frame(0x8a, b""), frame(0x82, b"ab"), frame(0x81, b"[2]")].concat();
-        assert_decodes(&bytes, &["Text(\"[1]\")", "Pong", "Binary([97, 98])", "Text(\"[2]\")"]);
-    }
-
-    #[test]
-    fn h182_one_byte_fragments() {
-        let text = "[\"REQ\",\"é\"]";
-        let last = text.len() - 1;
-        let bytes: Vec<u8> = text
-            .bytes()
-            .enumerate()
-            .flat_map(|(i, byte)| {
-                let first = if i == 0 { 0x01 } else { 0x00 } | if i == last { 0x80 } else { 0 };
-                frame(first, &[byte])
-            })
-            .collect();
-        assert_decodes(&bytes, &["Text(\"[\\\"REQ\\\",\\\"é\\\"]\")"]);
-    }
-
-    #[test]
-    fn h183_endless_empty_fragments() {
-        let mut bytes = frame(0x01, b"");
-        for _ in 0..100_000 {
-            bytes.extend(frame(0x00, b""));
-        }
-        assert_eq!(decode(1024, &bytes, 4096), ["close 1008"]);
-    }
-
-    #[test]
-    fn h184_ping_between_fragments() {
-        let bytes = [frame(0x01, b"[\"a"), frame(0x89, b"hi"), frame(0x80, b"b\"]")].concat();
-        assert_decodes(&bytes, &["Ping([104, 105])", "Text(\"[\\\"ab\\\"]\")"]);
-    }
-
-    #[test]
-    fn protocol_errors_close_1002() {
-        let long_ping = [0x89, 0x80 | 126, 0, 126, 1, 2, 3, 4];
-        let top_bit = [0x81, 0x80 | 127, 0x80, 0, 0, 0, 0, 0, 0, 5, 1, 2, 3, 4];
-        for (name, bytes) in [
-            ("h185_continuation_without_start", frame(0x80, b"x")),
-            ("h186_new_text_inside_message", [frame(0x01, b"x"), frame(0x81, b"y")].concat()),
-            ("h186_new_binary_inside_message", [frame(0x01, b"x"), frame(0x02, b"y")].concat()),
-            ("h187_unmasked", vec![0x81, 0x01, b'x']),
-            ("h188_rsv1", frame(0xc1, b"x")),
-            ("h188_rsv2", frame(0xa1, b"x")),
-            ("h188_rsv3", frame(0x91, b"x")),
-            ("h189_opcode_3", frame(0x83, b"")),
-            ("h189_opcode_7", frame(0x87, b"")),
-            ("h189_opcode_11", frame(0x8b, b"")),
-            ("h189_opcode_15", frame(0x8f, b"")),
-            ("h190_ping_of_126", long_ping.to_vec()),
-            ("h191_fragmented_ping", frame(0x09, b"x")),
-            ("h202_top_bit_of_length", top_bit.to_vec()),
-            ("h205_close_of_one_byte", frame(0x88, b"x")),
-            ("h206_close_999", frame(0x88, &999u16.to_be_bytes())),
-            ("h206_close_1004", frame(0x88, &1004u16.to_be_bytes())),
-            ("h206_close_1005", frame(0x88, &1005u16.to_be_bytes())),
-            ("h206_close_1006", frame(0x88, &1006u16.to_be_bytes())),
-            ("h206_close_1015", frame(0x88, &1015u16.to_be_bytes())),
-            ("h206_close_2999", frame(0x88, &2999u16.to_be_bytes())),
-            ("h206_close_5000", frame(0x88, &5000u16.to_be_bytes())),
-        ] {
-            for size in [1, 3, bytes.len()] {
-                assert_eq!(decode(1024, &bytes, size), ["close 1002"], "{name} in pieces of {size}");
-            }
-        }
-    }
-
-    #[test]
-    fn h192_largest_ping() {
-        let payload: Vec<u8> = (0..125).collect();
-        assert_decodes(&frame(0x89, &payload), &[&format!("Ping({payload:?})")]);
-    }
-
-    #[test]
-    fn invalid_utf8_closes_1007() {
-        for (name, payload) in [
-            ("h195_ff", &b"\xff"[..]),
-            ("h196_overlong", b"[\"\xc0\x80\"]"),
-            ("h197_surrogate", b"[\"\xed\xa0\x80\"]"),
-            ("h199_cut", b"\xf0\x9f"),
-            ("beyond_unicode", b"\xf4\x90\x80\x80"),
-        ] {
-            let bytes = frame(0x81, payload);
-            for size in [1, bytes.len()] {
-                assert_eq!(decode(1024, &bytes, size), ["close 1007"], "{name}");
-            }
-        }
-        assert_eq!(decode(1024, &frame(0x88, b"\x03\xe8\xff"), 99), ["close 1007"], "h207");
-    }
-
-    #[test]
-    fn h198_character_across_fragments() {
-        let bytes = [frame(0x01, b"\"\xf0\x9f"), frame(0x80, b"\x98\x80\"")].concat();
-        assert_decodes(&bytes, &["Text(\"\\\"😀\\\"\")"]);
-        let bytes = [frame(0x01, b"\xf0\x9f"), frame(0x80, b"")].concat();
-        assert_decodes(&bytes, &["close 1007"]);
-    }
-
-    #[test]
-    fn h201_huge_length_is_refused_at_its_header() {
-        let mut header = vec![0x81, 0x80 | 127];
-        header.extend_from_slice(&(1u64 << 62).to_be_bytes());
-        let mut decoder = Decoder::new(1024);
-        let refused = decoder.next(&mut header, &mut 0);
-        assert_eq!(refused.map_err(|v| u16::from(v.code)), Err(1009));
-        assert_eq!(decoder.held(), 0);
-    }
-
-    #[test]
-    fn h203_longer_length_encoding_than_needed() {
-        let mut bytes = vec![0x81, 0x80 | 126, 0, 3];
-        bytes.extend_from_slice(&[0; 4]);
-        bytes.extend_from_slice(b"[1]");
-        assert_decodes(&bytes, &["Text(\"[1]\")"]);
-    }
-
-    #[test]
-    fn h204_limit_counts_the_sum_of_fragments() {
-        let at_limit = [frame(0x01, &[b' '; 1000]), frame(0x80, &[b' '; 24])].concat();
-        assert_decodes(&at_limit, &["text 1024"]);
-        let above = [frame(0x01, &[b' '; 1000]), frame(0x80, &[b' '; 25])].concat();
-        assert_decodes(&above, &["close 1009"]);
-        assert_decodes(&frame(0x81, &[b' '; 1025]), &["close 1009"]);
-    }
-
-    #[test]
-    fn a_frame_grows_with_its_bytes_not_with_its_header() {
-        let bytes = frame(0x81, &[b' '; 100_000]);
-        let mut decoder = Decoder::new(131_072);
-        let mut start = bytes[..1000].to_vec();
-        assert_eq!(decoder.next(&mut start, &mut 0), Ok(None));
-        assert!(decoder.held() < 4096, "{} bytes for 1000", decoder.held());
-    }
-
-    #[test]
-    fn close_with_and_without_code() {
-        assert_decodes(&frame(0x88, b""), &["Close(None)"]);
-        assert_decodes(&frame(0x88, b"\x03\xe8bye"), &["Close(Some(Normal))"]);
-        assert_decodes(&frame(0x88, &4000u16.to_be_bytes()), &["Close(Some(Library(4000)))"]);
-    }
-
-    #[test]
-    fn written_headers() {
-        for n in [0, 1, 125, 126, 65_535, 65_536, 100_000] {
-            let mut buf = b"before".to_vec();
-            let start = begin_text(&mut buf);
-            buf.extend(std::iter::repeat_n(b'x', n));
-            end_text(&mut buf, start);
-            let (header, size) = text_header(n);
-            assert_eq!(&buf[..6], b"before");
-            assert_eq!(&buf[6..6 + size], &header[..size]);
-            assert_eq!(buf.len(), 6 + size + n);
-            assert!(buf[6 + size..].iter().all(|&b| b == b'x'));
-            let expected = match n {
-                0..=125 => vec![0x81, n as u8],
-                126..=65_535 => [&[0x81, 126][..], &(n as u16).to_be_bytes()].concat(),
-                _ => [&[0x81, 127][..], &(n as u64).to_be_bytes()].concat(),
-            };
-            assert_eq!(&header[..size], expected);
-        }
-    }
-
-    #[test]
-    fn written_control_frames() {
-        let mut buf = Vec::new();
-        write_control(&mut buf, OpCode::Pong, b"hi");
-        write_close(&mut buf, Some(CloseCode::Away), "bye");
-        write_close(&mut buf, None, "unused");
-        assert_eq!(buf, b"\x8a\x02hi\x88\x05\x03\xe9bye\x88\x00");
-    }
-
-    /// Frames of a client that is sometimes wrong.
-    fn some_frame() -> impl Strategy<Value = Vec<u8>> {
-        let payload = prop_oneof![
-            4 => "[a-zé😀]{0,40}".prop_map(String::into_bytes),
-            1 => prop::collection::vec(any::<u8>(), 0..200),
-        ];
-        let first =
-            prop_oneof![8 => prop::sample::select(vec![0x81, 0x01, 0x00, 0x80, 0x89, 0x8a, 0x82]), 1 => any::<u8>()];
-        (first, payload).prop_map(|(first, payload)| frame(first, &payload))
-    }
-
-    proptest! {
-        #[test]
-        fn the_cut_of_the_bytes_never_matters(
-            frames in prop::collection::vec(some_frame(), 0..12),
-            noise in prop::collection::vec(any::<u8>(), 0..20),
-            size in 1usize..50,
-        ) {
-            let bytes = [frames.concat(), noise].concat();
-            prop_assert_eq!(decode(300, &bytes, size), decode(300, &bytes, bytes.len().max(1)));
-        }
-    }
-}
+mod tests;

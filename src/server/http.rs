@@ -7,7 +7,7 @@
 use std::convert::Infallible;
 use std::future::{poll_fn, ready};
 use std::pin::Pin;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::OnceLock;
 use std::task::{Context, Poll, ready as try_ready};
 use std::time::Duration;
 
@@ -22,6 +22,7 @@ use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::time::timeout;
 
+use super::deflate::{self, Agreement};
 use super::nip11;
 use super::pages::Landing;
 use super::stream::hang_up;
@@ -56,6 +57,8 @@ pub(super) struct Health {
 pub(super) struct Site {
     document: Bytes,
     landing: Landing,
+    /// Whether WebSockets may be compressed.
+    compression: bool,
     content_security_policy: HeaderValue,
     health: Box<dyn Fn() -> Health + Send + Sync>,
 }
@@ -71,6 +74,7 @@ impl Site {
             document: nip11::document(config)?.into(),
             content_security_policy: HeaderValue::from_str(&landing.content_security_policy)?,
             landing,
+            compression: config.listen.compression,
             health: Box::new(health),
         })
     }
@@ -80,7 +84,7 @@ impl Site {
     fn respond<B>(&self, request: &mut Request<B>, room: bool) -> Response<Full<Bytes>> {
         let mut response = match self.objection(request) {
             Some(refusal) => refusal,
-            None if fastwebsockets::upgrade::is_upgrade_request(request) => upgrade(request, room),
+            None if fastwebsockets::upgrade::is_upgrade_request(request) => upgrade(request, room, self.compression),
             None => self.page(request),
         };
         if response.status() != StatusCode::SWITCHING_PROTOCOLS {
@@ -177,8 +181,9 @@ impl Site {
     }
 }
 
-/// Agrees to become a WebSocket (RFC 6455 section 4.2), or says why not. Subprotocols and extensions are ignored.
-fn upgrade<B>(request: &mut Request<B>, room: bool) -> Response<Full<Bytes>> {
+/// Agrees to become a WebSocket (RFC 6455 section 4.2), or says why not. Subprotocols are ignored, and so are extensions but for
+/// compression, where it is switched on; what was agreed about it goes with the response.
+fn upgrade<B>(request: &mut Request<B>, room: bool, compression: bool) -> Response<Full<Bytes>> {
     let bad = |why: &'static str| text(StatusCode::BAD_REQUEST, why);
     let headers = request.headers();
     if request.uri().path() != "/" {
@@ -219,12 +224,20 @@ fn upgrade<B>(request: &mut Request<B>, room: bool) -> Response<Full<Bytes>> {
         response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("60"));
         return response;
     }
+    let agreed = if compression { deflate::negotiate(headers) } else { None };
     match fastwebsockets::upgrade::upgrade(request) {
         // The stream is taken back from hyper directly, so the future that would bring it is not needed.
-        Ok((response, _)) => response.map(|empty| {
-            let _: http_body_util::Empty<Bytes> = empty;
-            Full::default()
-        }),
+        Ok((response, _)) => {
+            let mut response = response.map(|empty| {
+                let _: http_body_util::Empty<Bytes> = empty;
+                Full::default()
+            });
+            if let Some((agreement, value)) = agreed {
+                response.extensions_mut().insert(agreement);
+                response.headers_mut().insert(header::SEC_WEBSOCKET_EXTENSIONS, value);
+            }
+            response
+        }
         Err(error) => text(StatusCode::BAD_REQUEST, format!("{error}\n")),
     }
 }
@@ -264,16 +277,27 @@ fn answer(status: StatusCode, content_type: &'static str, body: Bytes) -> Respon
     response
 }
 
-/// Serves the HTTP side of a connection. Gives back the stream when it became a WebSocket, with the bytes that came
-/// behind the request: they are the first frames (WS-15).
-pub(super) async fn serve<S>(stream: S, site: &Site, room: bool, deadline: Duration) -> Option<(S, Bytes)>
+/// A connection that became a WebSocket.
+pub(super) struct Upgraded<S> {
+    pub stream: S,
+    /// What came behind the request: the first frames (WS-15).
+    pub early: Bytes,
+    /// What was agreed about compression.
+    pub compression: Option<Agreement>,
+}
+
+/// Serves the HTTP side of a connection. Gives the stream back when it became a WebSocket.
+pub(super) async fn serve<S>(stream: S, site: &Site, room: bool, deadline: Duration) -> Option<Upgraded<S>>
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
-    let upgraded = AtomicBool::new(false);
+    // Set by the one answer that is an upgrade.
+    let upgraded = OnceLock::new();
     let service = service_fn(|mut request: Request<Incoming>| {
         let response = site.respond(&mut request, room);
-        upgraded.store(response.status() == StatusCode::SWITCHING_PROTOCOLS, Ordering::Relaxed);
+        if response.status() == StatusCode::SWITCHING_PROTOCOLS {
+            upgraded.get_or_init(|| response.extensions().get::<Agreement>().copied());
+        }
         ready(Ok::<_, Infallible>(response))
     });
     let mut connection = http1::Builder::new()
@@ -284,11 +308,13 @@ where
     let served = timeout(deadline, poll_fn(|cx| connection.poll_without_shutdown(cx))).await;
     let parts = connection.into_parts();
     let Guard { io: mut stream, refusal, .. } = parts.io.into_inner();
-    match (served, refusal) {
-        (Ok(Ok(())), None) if upgraded.load(Ordering::Relaxed) => return Some((stream, parts.read_buf)),
+    match (served, refusal, upgraded.get()) {
+        (Ok(Ok(())), None, Some(&compression)) => {
+            return Some(Upgraded { stream, early: parts.read_buf, compression });
+        }
         // Silent or too slow.
-        (Err(_), _) => return None,
-        (Ok(_), refusal) => {
+        (Err(_), ..) => return None,
+        (Ok(_), refusal, _) => {
             let _ = timeout(LAST_WORDS, async {
                 if let Some(status) = refusal {
                     let head = format!("HTTP/1.1 {status}\r\nconnection: close\r\ncontent-length: 0\r\n\r\n");
@@ -398,7 +424,7 @@ mod tests {
             near.write_all(request).await.unwrap();
             let site = site();
             let served = serve(far, &site, room, Duration::from_secs(10)).await;
-            let early = served.map(|(stream, early)| {
+            let early = served.map(|Upgraded { stream, early, .. }| {
                 drop(stream);
                 early.to_vec()
             });
@@ -479,9 +505,24 @@ mod tests {
     }
 
     #[test]
-    fn extensions_are_not_negotiated() {
-        let request = UPGRADE.replace("Host: h", "Host: h\r\nSec-WebSocket-Extensions: permessage-deflate");
-        assert!(!assert_status(101, &request).to_ascii_lowercase().contains("sec-websocket-extensions"));
+    fn ws11_compression_is_agreed_to_where_it_is_switched_on() {
+        let offer = |offer| UPGRADE.replace("Host: h", &format!("Host: h\r\nSec-WebSocket-Extensions: {offer}"));
+        let answer = assert_status(101, &offer("permessage-deflate; client_max_window_bits")).to_ascii_lowercase();
+        assert!(answer.contains("\r\nsec-websocket-extensions: permessage-deflate; client_no_context_takeover\r\n"));
+        for none in [offer("permessage-bzip2"), UPGRADE.to_owned()] {
+            assert!(!assert_status(101, &none).to_ascii_lowercase().contains("sec-websocket-extensions"));
+        }
+        let mut config = Config::default();
+        config.listen.compression = false;
+        let site = Site::new(&config, || Health { problems: Vec::new(), numbers: Default::default() }).unwrap();
+        let mut request = Request::get("/").body(()).unwrap();
+        for line in offer("permessage-deflate").trim_end().lines().skip(1) {
+            let (name, value) = line.split_once(": ").unwrap();
+            request.headers_mut().insert(HeaderName::try_from(name).unwrap(), value.parse().unwrap());
+        }
+        let answer = site.respond(&mut request, true);
+        assert_eq!(answer.headers().get(header::SEC_WEBSOCKET_EXTENSIONS), None, "switched off: {answer:?}");
+        assert_eq!(answer.extensions().get::<Agreement>(), None);
     }
 
     #[test]

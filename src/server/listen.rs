@@ -10,7 +10,7 @@ use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
 use tokio::time::{Instant, sleep};
 
-use super::http;
+use super::http::{self, Upgraded};
 use super::session::Session;
 use super::shared::{Counters, Shared};
 
@@ -176,8 +176,8 @@ async fn connection(stream: TcpStream, room: bool, shared: Arc<Shared>, mut stop
     })
     .await;
     drop(stop);
-    let Some((stream, early)) = upgraded else { return };
-    let mut session = Session::new(stream, &early, &shared);
+    let Some(Upgraded { stream, early, compression }) = upgraded else { return };
+    let mut session = Session::new(stream, &early, compression, &shared);
     // The buffer of the handshake.
     drop(early);
     session.run().await;

@@ -7,6 +7,8 @@
 //! | `nip11`, `pages` | the information document and the landing page |
 //! | `session` | the life of one WebSocket |
 //! | `frame` | WebSocket frames, without I/O |
+//! | `deflate` | permessage-deflate: what is agreed, compressing and inflating |
+//! | `batch` | messages in the order in which they leave |
 //! | `outbox` | what waits to be written to one connection |
 //! | `stream` | reading without owning a buffer, hanging up |
 //! | `shared` | what all connections have in common |
@@ -14,6 +16,8 @@
 //! A connection is one task. It never blocks: events and questions go to the core, whose threads put their answers
 //! into the connection's outbox.
 
+mod batch;
+mod deflate;
 mod frame;
 mod http;
 mod listen;

@@ -17,8 +17,10 @@ use fastwebsockets::{CloseCode, OpCode};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::{Instant, Sleep, sleep, timeout};
 
+use super::batch::Batch;
+use super::deflate::Agreement;
 use super::frame::{Decoder, Incoming, Violation, write_close, write_control};
-use super::outbox::{Batch, Outbox, Phase};
+use super::outbox::{Outbox, Phase};
 use super::shared::{Counters, Shared, Ticket};
 use super::stream::{hang_up, poll_read_with};
 use crate::nostr::message::{write_notice, write_ok};
@@ -79,14 +81,14 @@ pub(super) struct Session<'a, S> {
 }
 
 impl<'a, S: AsyncRead + AsyncWrite + Unpin> Session<'a, S> {
-    /// Begins a session. `early` came behind the handshake.
-    pub(super) fn new(io: S, early: &[u8], shared: &'a Shared) -> Session<'a, S> {
-        let outbox = Arc::new(Outbox::new(shared.bounds.outbox));
+    /// Begins a session. `early` came behind the handshake, in which `compression` was agreed.
+    pub(super) fn new(io: S, early: &[u8], compression: Option<Agreement>, shared: &'a Shared) -> Session<'a, S> {
+        let outbox = Arc::new(Outbox::new(shared.bounds.outbox, compression));
         let ticket = shared.registry.enter(Arc::clone(&outbox));
         Session {
             io,
             shared,
-            decoder: Decoder::new(shared.bounds.message),
+            decoder: Decoder::new(shared.bounds.message, compression.is_some()),
             unread: early.to_vec(),
             batch: Batch::default(),
             blocked: false,
@@ -212,7 +214,7 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin> Session<'a, S> {
     /// Writes what waits.
     fn poll_outgoing(&mut self, cx: &mut Context<'_>) -> Poll<std::io::Result<()>> {
         let Session { io, batch, peer, blocked, last_heard, ping_sent, .. } = self;
-        batch.poll_write(io, &peer.outbox, cx, &mut || {
+        peer.outbox.poll_write(batch, io, cx, &mut || {
             if std::mem::take(blocked) {
                 *last_heard = Instant::now();
                 *ping_sent = None;
@@ -259,7 +261,7 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin> Session<'a, S> {
         let limit = if matches!(end, End::ShuttingDown) { LAST_WORDS_AT_SHUTDOWN } else { LAST_WORDS };
         outbox.finish(flush, |buf| write_close(buf, code, reason));
         let _ = timeout(limit, async {
-            let written = poll_fn(|cx| self.batch.poll_write(&mut self.io, outbox, cx, &mut || ())).await;
+            let written = poll_fn(|cx| outbox.poll_write(&mut self.batch, &mut self.io, cx, &mut || ())).await;
             if written.is_ok() {
                 hang_up(&mut self.io).await;
             }

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use ratite::config::Config;
 use ratite::nostr::{Event, Filter, SubscriptionId};
-use ratite::relay::{Admission, Client, Clock, Outcome, Relay, Settings, Sink};
+use ratite::relay::{Admission, Client, Clock, LiveText, Outcome, Relay, Settings, Sink};
 use ratite::store::Store;
 
 pub mod model;
@@ -183,8 +183,8 @@ impl Sink for Inbox {
         true
     }
 
-    fn send_live(&self, prefix: &[u8], event: &bytes::Bytes) {
-        self.add(&[prefix, event, b"]"].concat());
+    fn send_live(&self, prefix: &[u8], event: &LiveText) {
+        self.add(&[prefix, event.text()].concat());
     }
 }
 

@@ -148,10 +148,12 @@ pub fn text(message: &str) -> Vec<u8> {
     frame(FIN | TEXT, message.as_bytes())
 }
 
-/// A frame of the relay.
+/// A frame of the relay, inflated.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Frame {
     pub opcode: u8,
+    /// It came compressed.
+    pub compressed: bool,
     pub payload: Vec<u8>,
 }
 
@@ -159,6 +161,49 @@ pub struct Frame {
 pub struct Socket {
     pub stream: TcpStream,
     buffer: Vec<u8>,
+    /// When compression was agreed.
+    pub inflater: Option<Inflater>,
+}
+
+/// First byte of a frame: its message is compressed.
+pub const RSV1: u8 = 0x40;
+
+/// What a client needs to take compressed messages, as it was agreed.
+pub struct Inflater {
+    /// The value of `Sec-WebSocket-Extensions` in the relay's answer.
+    pub agreed: String,
+    pub window_bits: u8,
+    takeover: bool,
+    stream: flate2::Decompress,
+}
+
+impl Inflater {
+    fn new(agreed: String) -> Inflater {
+        let bits = agreed.split("server_max_window_bits=").nth(1).and_then(|rest| rest.split(';').next());
+        let window_bits = bits.map_or(15, |bits| bits.parse().unwrap());
+        let takeover = !agreed.contains("server_no_context_takeover");
+        let stream = flate2::Decompress::new_with_window_bits(false, window_bits);
+        Inflater { agreed, window_bits, takeover, stream }
+    }
+
+    /// In small bites, so that nothing can be found that lies further back than the window.
+    fn inflate(&mut self, message: &[u8]) -> Vec<u8> {
+        if !self.takeover {
+            self.stream.reset(false);
+        }
+        let bytes = [message, &[0, 0, 0xff, 0xff]].concat();
+        let (mut out, mut taken) = (Vec::new(), 0);
+        loop {
+            let mut piece = Vec::with_capacity(100);
+            let before = self.stream.total_in();
+            self.stream.decompress_vec(&bytes[taken..], &mut piece, flate2::FlushDecompress::Sync).unwrap();
+            taken += (self.stream.total_in() - before) as usize;
+            out.extend_from_slice(&piece);
+            if taken == bytes.len() && piece.len() < 100 {
+                return out;
+            }
+        }
+    }
 }
 
 impl Socket {
@@ -168,19 +213,33 @@ impl Socket {
 
     /// Sends `early` in the same segment as the handshake.
     pub fn open_with(address: SocketAddr, early: &[u8]) -> Socket {
+        Socket::shake_hands(address, &[HANDSHAKE.as_bytes(), early].concat())
+    }
+
+    /// Offers these extensions.
+    pub fn open_offering(address: SocketAddr, extensions: &str) -> Socket {
+        let header = format!("\r\nSec-WebSocket-Extensions: {extensions}\r\n\r\n");
+        Socket::shake_hands(address, HANDSHAKE.replace("\r\n\r\n", &header).as_bytes())
+    }
+
+    /// Sends these bytes, which begin with the handshake.
+    pub fn shake_hands(address: SocketAddr, request: &[u8]) -> Socket {
         let mut stream = TcpStream::connect(address).unwrap();
         stream.set_nodelay(true).unwrap();
         stream.set_read_timeout(Some(PATIENCE)).unwrap();
         stream.set_write_timeout(Some(PATIENCE)).unwrap();
-        stream.write_all(&[HANDSHAKE.as_bytes(), early].concat()).unwrap();
-        let mut socket = Socket { stream, buffer: Vec::new() };
+        stream.write_all(request).unwrap();
+        let mut socket = Socket { stream, buffer: Vec::new(), inflater: None };
         let head = loop {
             if let Some(end) = socket.buffer.windows(4).position(|four| four == b"\r\n\r\n") {
                 break socket.buffer.drain(..end + 4).collect::<Vec<u8>>();
             }
             assert!(socket.fill(), "hung up during the handshake");
         };
-        assert!(head.starts_with(b"HTTP/1.1 101 "), "{}", String::from_utf8_lossy(&head));
+        let head = String::from_utf8(head).unwrap().to_ascii_lowercase();
+        assert!(head.starts_with("http/1.1 101 "), "{head}");
+        let agreed = head.split("\r\nsec-websocket-extensions: ").nth(1).and_then(|rest| rest.split("\r\n").next());
+        socket.inflater = agreed.map(|agreed| Inflater::new(agreed.to_owned()));
         socket
     }
 
@@ -212,11 +271,32 @@ impl Socket {
         }
     }
 
+    /// The first frame in the buffer, once it is complete.
+    fn parse(&mut self) -> Option<Frame> {
+        let bytes = &self.buffer;
+        let (&first, &second) = (bytes.first()?, bytes.get(1)?);
+        assert_eq!(first & 0x80, 0x80, "the relay sends no fragments");
+        assert_eq!(second & 0x80, 0, "the relay does not mask");
+        let (length, at) = match second {
+            126 => (usize::from(u16::from_be_bytes(*bytes.get(2..)?.first_chunk()?)), 4),
+            127 => (u64::from_be_bytes(*bytes.get(2..)?.first_chunk()?) as usize, 10),
+            short => (usize::from(short), 2),
+        };
+        let mut payload = bytes.get(at..at + length)?.to_vec();
+        self.buffer.drain(..at + length);
+        let (compressed, opcode) = (first & RSV1 != 0, first & 0x0f);
+        assert_eq!(first & 0x30, 0, "no reserved bits");
+        if compressed {
+            assert_eq!(opcode, TEXT, "only text is compressed");
+            payload = self.inflater.as_mut().expect("compression was agreed").inflate(&payload);
+        }
+        Some(Frame { opcode, compressed, payload })
+    }
+
     /// The next frame; `None` at the end of the stream.
     pub fn next(&mut self) -> Option<Frame> {
         loop {
-            if let Some((frame, size)) = parse(&self.buffer) {
-                self.buffer.drain(..size);
+            if let Some(frame) = self.parse() {
                 return Some(frame);
             }
             if !self.fill() {
@@ -229,8 +309,7 @@ impl Socket {
     /// The next message; otherwise how it ends: with a close code, or at the end of the stream, wherever that comes.
     pub fn hear_or_end(&mut self) -> Result<Value, Option<u16>> {
         loop {
-            while let Some((frame, size)) = parse(&self.buffer) {
-                self.buffer.drain(..size);
+            while let Some(frame) = self.parse() {
                 match frame.opcode {
                     TEXT => return Ok(serde_json::from_slice(&frame.payload).unwrap()),
                     CLOSE => return Err(frame.payload.first_chunk().map(|code| u16::from_be_bytes(*code))),
@@ -314,20 +393,6 @@ pub fn ask_for(socket: &mut Socket, ids: &[EventId]) -> BTreeSet<EventId> {
         }
     }
     found
-}
-
-fn parse(bytes: &[u8]) -> Option<(Frame, usize)> {
-    let (&first, &second) = (bytes.first()?, bytes.get(1)?);
-    assert_eq!(first & 0x70, 0, "no reserved bits");
-    assert_eq!(first & 0x80, 0x80, "the relay sends no fragments");
-    assert_eq!(second & 0x80, 0, "the relay does not mask");
-    let (length, at) = match second {
-        126 => (usize::from(u16::from_be_bytes(*bytes.get(2..)?.first_chunk()?)), 4),
-        127 => (u64::from_be_bytes(*bytes.get(2..)?.first_chunk()?) as usize, 10),
-        short => (usize::from(short), 2),
-    };
-    let payload = bytes.get(at..at + length)?.to_vec();
-    Some((Frame { opcode: first & 0x0f, payload }, at + length))
 }
 
 /// A signed event by author number `author`.

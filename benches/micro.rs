@@ -219,7 +219,7 @@ fn live_match() -> kit::Result<()> {
                 _ => format!(r#"{{"ids":["{}"]}}"#, rng.hex32()),
             };
             let filter = Filter::parse(filter.as_bytes())?;
-            let client = relay.connect(ear.clone());
+            let client = relay.connect(ear.clone(), None);
             client.subscribe(SubscriptionId::new("live").ok_or("not an id")?, vec![filter]);
             clients.push(client);
         }

@@ -772,7 +772,7 @@ impl WebSocket {
         self.0.write_all(&frame).unwrap();
     }
 
-    /// The next text message; pings are passed over.
+    /// The next text message; pings and the challenge for AUTH are passed over.
     fn receive(&mut self) -> String {
         loop {
             let mut head = [0; 2];
@@ -787,7 +787,7 @@ impl WebSocket {
             };
             let mut payload = vec![0; length];
             self.0.read_exact(&mut payload).unwrap();
-            if head[0] == 0x81 {
+            if head[0] == 0x81 && !payload.starts_with(b"[\"AUTH\",") {
                 return String::from_utf8(payload).unwrap();
             }
         }

@@ -40,7 +40,7 @@ fn h212_information_document() {
     assert_cors(&head);
     let document: Value = serde_json::from_str(&body).unwrap();
     assert_eq!(document["name"], "test \"relay\"");
-    assert_eq!(document["supported_nips"], json!([1, 9, 11, 40, 45, 62]));
+    assert_eq!(document["supported_nips"], json!([1, 9, 11, 17, 40, 42, 45, 59, 62, 70]));
     assert_eq!(document["limitation"]["max_message_length"], 70_000);
 }
 

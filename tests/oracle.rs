@@ -33,7 +33,7 @@ fn values() -> Vec<String> {
     values
 }
 
-const NAMES: [&str; 8] = ["e", "p", "t", "d", "E", "tt", "é", "-"];
+const NAMES: [&str; 8] = ["e", "p", "t", "d", "E", "tt", "é", "_"];
 
 impl Draft {
     fn event(&self) -> Event {

@@ -314,17 +314,6 @@ fn good_messages_between_bad_ones_keep_the_connection() {
 }
 
 #[test]
-fn auth_is_answered_although_not_offered() {
-    let relay = TestRelay::start();
-    let mut socket = relay.connect();
-    let mut message = b"[\"AUTH\",".to_vec();
-    event(1, 22242, "").write_json(&mut message);
-    message.push(b']');
-    socket.send(&frame(FIN | TEXT, &message));
-    socket.hears_notice("unsupported: ");
-}
-
-#[test]
 fn an_event_is_stored_delivered_asked_for_and_counted() {
     let relay = TestRelay::start();
     let mut reader = relay.connect();

@@ -28,7 +28,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 pub use problem::{ConfigError, Place, Problem};
-pub use settings::{Config, Info, Limits, Listen, Storage};
+pub use settings::{Config, Info, Limits, Listen, Policy, Storage};
 pub use template::template;
 
 use sources::Draft;

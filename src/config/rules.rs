@@ -294,6 +294,34 @@ impl Rule<String> for Url {
     }
 }
 
+/// Any number of addresses that begin with one of these schemes.
+pub(super) struct Urls(pub(super) &'static [&'static str]);
+
+impl Rule<Vec<String>> for Urls {
+    fn read(&self, raw: &Raw<'_>) -> Result<Vec<String>, Fault> {
+        let list = raw.list().ok_or(Fault::Unexpected)?;
+        list.into_iter()
+            .map(|text| match Url(self.0).read(&Raw::Word(text)) {
+                Ok(url) if !url.is_empty() => Ok(url),
+                _ => Err(Fault::Because(format!(
+                    "contains {}, which is not an address that begins with {}",
+                    quoted(text),
+                    self.0.join(" or ")
+                ))),
+            })
+            .collect()
+    }
+
+    fn show(&self, value: &Vec<String>) -> String {
+        let list: Vec<String> = value.iter().map(|url| toml_text(url)).collect();
+        format!("[{}]", list.join(", "))
+    }
+
+    fn expects(&self) -> String {
+        format!("a list of addresses that begin with {}", self.0.join(" or "))
+    }
+}
+
 /// A public key as npub or hexadecimal, or nothing.
 pub(super) struct Key;
 

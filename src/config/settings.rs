@@ -5,7 +5,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 
 use super::rules::{
-    Addresses, Fault, Folder, GIB, KIB, Key, MIB, Raw, Rule, Switch, TIB, Text, Url, bytes, count, seconds,
+    Addresses, Fault, Folder, GIB, KIB, Key, MIB, Raw, Rule, Switch, TIB, Text, Url, Urls, bytes, count, seconds,
 };
 use crate::nostr::PublicKey;
 
@@ -92,6 +92,9 @@ settings! {
         /// The address under which clients reach the relay, such as "wss://relay.example.org". Needed when they come
         /// through a proxy or under a name of your own.
         url: String = String::new(), Url(&["wss://", "ws://"]);
+        /// Further addresses under which clients reach it, such as one in Tor. Clients authenticate for one of these or for
+        /// url; while none is set, for the address and port that the relay listens on.
+        other_urls: Vec<String> = Vec::new(), Urls(&["wss://", "ws://"]);
         /// The public key of the administrator.
         pubkey: Option<PublicKey> = None, Key;
         /// How to reach the administrator: "mailto:you@example.org" or an https address.
@@ -161,5 +164,20 @@ settings! {
         created_at_upper_limit: u64 = 900, seconds(1..=3_155_760_000).or_off();
         /// How many index entries one question may make the relay look at before it is refused as too expensive.
         max_scan_keys: u64 = 10_000_000, count(1_000..=1_000_000_000_000);
+    }
+
+    /// Who may read what, and who may write what.
+    policy: Policy {
+        /// Whether clients can authenticate (NIP-42): every connection is sent a challenge. Without it nobody can read
+        /// private messages or publish protected events.
+        auth: bool = true, Switch;
+        /// Whether private messages (kinds 4, 13, 14, 15, 444, 1059 and 21059) are given only to those they concern. When
+        /// this is off, everybody can see who gets messages, and when.
+        guard_private: bool = true, Switch;
+        /// Whether to take the layers of a private message (kinds 13, 14, 15 and 444) by themselves. They are meant to
+        /// travel inside a gift wrap only; a client that publishes them has gone wrong.
+        accept_unwrapped: bool = false, Switch;
+        /// How much proof of work an event must show, in leading zero bits of its id (NIP-13).
+        min_pow_difficulty: u8 = 0, count(1..=255).or_off();
     }
 }

@@ -28,6 +28,15 @@ impl fmt::Display for JsonError {
 
 impl std::error::Error for JsonError {}
 
+const TOO_DEEP: &str = "nested deeper than 32 levels";
+
+impl JsonError {
+    /// Whether the text may be fine JSON that is only nested deeper than is read here.
+    pub(crate) fn is_too_deep(&self) -> bool {
+        self.what == TOO_DEEP
+    }
+}
+
 type Result<T> = std::result::Result<T, JsonError>;
 
 /// Checks that `bytes` are UTF-8, which every JSON text is.
@@ -145,7 +154,7 @@ impl<'a> Scanner<'a> {
     /// Takes an opening bracket or brace that [`Scanner::peek`] has just seen.
     fn open(&mut self) -> Result<()> {
         if self.depth == MAX_DEPTH {
-            return self.error("nested deeper than 32 levels");
+            return self.error(TOO_DEEP);
         }
         self.depth += 1;
         self.at += 1;

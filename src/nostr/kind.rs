@@ -19,6 +19,17 @@ pub enum KindClass {
     Addressable,
 }
 
+/// Whom events of a kind concern. The relay shows a private event to nobody else (NIP-04, NIP-17, NIP-59).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Audience {
+    /// Everybody.
+    Public,
+    /// The author, and who stands in a `p` tag.
+    Parties,
+    /// Who stands in a `p` tag. The author is a throw-away key.
+    Recipients,
+}
+
 impl Kind {
     /// Profile metadata.
     pub const METADATA: Kind = Kind(0);
@@ -34,10 +45,16 @@ impl Kind {
     pub const REPOST: Kind = Kind(6);
     /// Seal (NIP-59).
     pub const SEAL: Kind = Kind(13);
+    /// Private message, meant to travel inside a gift wrap only (NIP-17).
+    pub const PRIVATE_MESSAGE: Kind = Kind(14);
+    /// Private file, meant to travel inside a gift wrap only (NIP-17).
+    pub const PRIVATE_FILE: Kind = Kind(15);
     /// Repost of any other event (NIP-18).
     pub const GENERIC_REPOST: Kind = Kind(16);
     /// Request to vanish (NIP-62).
     pub const VANISH: Kind = Kind(62);
+    /// Invitation to a Marmot group, meant to travel inside a gift wrap only (NIP-EE).
+    pub const GROUP_WELCOME: Kind = Kind(444);
     /// Gift wrap (NIP-59).
     pub const GIFT_WRAP: Kind = Kind(1059);
     /// Relay list (NIP-65).
@@ -58,6 +75,21 @@ impl Kind {
             // Kinds outside every range are regular: 62, 64, 78 and 818 rely on it (N01-42).
             _ => KindClass::Regular,
         }
+    }
+
+    /// Whom events of this kind concern (N17-01, N17-02, N17-10, N59-02).
+    pub const fn audience(self) -> Audience {
+        match self {
+            Kind::GIFT_WRAP | Kind::EPHEMERAL_GIFT_WRAP => Audience::Recipients,
+            Kind::DIRECT_MESSAGE => Audience::Parties,
+            _ if self.is_inner_layer() => Audience::Parties,
+            _ => Audience::Public,
+        }
+    }
+
+    /// Whether events of this kind are meant to travel inside a gift wrap, never by themselves (N17-10).
+    pub const fn is_inner_layer(self) -> bool {
+        matches!(self, Kind::SEAL | Kind::PRIVATE_MESSAGE | Kind::PRIVATE_FILE | Kind::GROUP_WELCOME)
     }
 }
 

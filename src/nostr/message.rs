@@ -312,6 +312,13 @@ pub fn write_notice(out: &mut Vec<u8>, text: &str) {
     out.push(b']');
 }
 
+/// Appends `["AUTH",<challenge>]` (NIP-42).
+pub fn write_auth(out: &mut Vec<u8>, challenge: &str) {
+    out.extend_from_slice(b"[\"AUTH\",");
+    write_string(out, challenge);
+    out.push(b']');
+}
+
 /// Appends `["COUNT",<id>,{"count":<n>}]` (NIP-45).
 pub fn write_count(out: &mut Vec<u8>, id: &str, n: u64) {
     out.extend_from_slice(b"[\"COUNT\",");

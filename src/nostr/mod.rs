@@ -12,6 +12,9 @@
 //! | [`event`] | events: parse, hash, verify, sign, write |
 //! | [`filter`] | filters of REQ and COUNT: parse, match, write |
 //! | [`message`] | messages from clients, and the writers of the relay's answers |
+//! | [`pow`] | proof of work (NIP-13) |
+//! | [`protected`] | protected events, and reposts of them (NIP-70) |
+//! | [`relay_address`] | addresses of relays, and when two are the same |
 //! | [`nip19`] | bech32 identifiers: npub, note, nevent, naddr and their kin |
 
 pub mod event;
@@ -21,11 +24,15 @@ pub mod json;
 pub mod kind;
 pub mod message;
 pub mod nip19;
+pub mod pow;
+pub mod protected;
+pub mod relay_address;
 pub mod tag;
 
 pub use event::{Event, EventError, EventFields, UnsignedEvent};
 pub use filter::{Filter, FilterError};
 pub use id::{EventId, PublicKey, Signature};
-pub use kind::{Kind, KindClass};
+pub use kind::{Audience, Kind, KindClass};
 pub use message::{ClientMessage, Rejected, SubscriptionId};
+pub use relay_address::RelayAddress;
 pub use tag::{Tag, TagName, TagRef, TagValue, Tags};

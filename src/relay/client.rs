@@ -4,10 +4,11 @@ use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, Mutex};
 
+use super::policy::{Viewer, auth};
 use super::question::Question;
 use super::subscription::{Sink, Subscription, send_one};
-use super::{Core, limits, lock};
-use crate::nostr::{Filter, SubscriptionId, message};
+use super::{Admission, Core, Outcome, limits, lock};
+use crate::nostr::{Event, Filter, SubscriptionId, message, protected};
 use crate::store::{Order, Scan};
 
 /// One connected peer. Dropping it ends its subscriptions and questions.
@@ -19,6 +20,8 @@ pub struct Client {
 pub(super) struct Peer {
     core: Arc<Core>,
     pub sink: Arc<dyn Sink>,
+    /// Who the peer has proved to be.
+    viewer: Arc<Viewer>,
     /// Few enough to look through one by one.
     subscriptions: Mutex<Vec<Open>>,
     questions: Mutex<Questions>,
@@ -50,16 +53,38 @@ enum Turn {
 }
 
 impl Client {
-    pub(super) fn new(core: Arc<Core>, sink: Arc<dyn Sink>) -> Client {
+    pub(super) fn new(core: Arc<Core>, sink: Arc<dyn Sink>, host: Option<Box<str>>) -> Client {
         core.clients.fetch_add(1, Relaxed);
+        let policy = &core.settings.policy;
+        let viewer = Arc::new(Viewer::new(policy.auth, policy.guard_private, host));
         let peer = Peer {
             core,
             sink,
+            viewer,
             subscriptions: Mutex::new(Vec::new()),
             questions: Mutex::new(Questions { waiting: VecDeque::new(), state: Turn::Idle, resumed: false }),
             gone: AtomicBool::new(false),
         };
+        // At once, so that a client has it before it needs it (N42-01). But some clients take an AUTH that is refused for a
+        // relay that is broken, so one that may not know its own address asks for none before it has to.
+        if peer.core.settings.addresses.are_configured() {
+            peer.challenge();
+        }
         Client { peer: Arc::new(peer) }
+    }
+
+    /// EVENT: as [`Relay::publish`](super::Relay::publish), on behalf of whoever the peer has proved to be.
+    pub fn publish(&self, event: Event, admission: Admission, reply: impl FnOnce(Outcome) + Send + 'static) {
+        if protected::is_protected(&event) {
+            self.peer.challenge();
+        }
+        self.peer.core.publish(event, Some(&self.peer.viewer), admission, reply);
+    }
+
+    /// AUTH: proves that the peer holds a key (NIP-42). The error is the text of an OK.
+    pub fn authenticate(&self, event: &Event) -> Result<(), String> {
+        let settings = &self.peer.core.settings;
+        auth::authenticate(event, &self.peer.viewer, &settings.addresses, settings.clock.now())
     }
 
     /// REQ: answers with stored events, EOSE, and from then on live ones; replaces a subscription of the same id (N01-66). A
@@ -78,6 +103,9 @@ impl Client {
             Ok(filters) => filters.into(),
             Err(reason) => return peer.closed(&id, &reason),
         };
+        if let Err(reason) = peer.check_question(&filters) {
+            return peer.closed(&id, &reason);
+        }
         let mut subscriptions = lock(&peer.subscriptions);
         if subscriptions.len() >= limits.max_subscriptions {
             drop(subscriptions);
@@ -86,11 +114,13 @@ impl Client {
             return peer.closed(&id, &reason);
         }
         let max_waiting = peer.core.settings.waiting_bytes;
-        let subscription = Arc::new(Subscription::new(id, filters.clone(), peer.sink.clone(), max_waiting));
+        let subscription =
+            Arc::new(Subscription::new(id, filters.clone(), peer.viewer.clone(), peer.sink.clone(), max_waiting));
         let number = peer.core.live.enter(&subscription);
         subscriptions.push(Open { subscription: subscription.clone(), number });
         drop(subscriptions);
-        peer.ask(Question::stored(subscription, Scan::snapshot(filters, Order::NewestFirst)));
+        let scan = peer.guarded(Scan::snapshot(filters, Order::NewestFirst));
+        peer.ask(Question::stored(subscription, scan));
     }
 
     /// CLOSE: after this returns nothing more is sent for the id. An unknown id is no error (N01-69).
@@ -106,10 +136,13 @@ impl Client {
             Ok(filters) => limits::without_limit(filters),
             Err(reason) => return peer.closed(&id, &reason),
         };
+        if let Err(reason) = peer.check_question(&filters) {
+            return peer.closed(&id, &reason);
+        }
         if lock(&peer.questions).waiting.len() >= limits.max_subscriptions {
             return peer.closed(&id, "rate-limited: too many questions are waiting for their answers");
         }
-        peer.ask(Question::count(id, Scan::new(filters, Order::NewestFirst)));
+        peer.ask(Question::count(id, peer.guarded(Scan::new(filters, Order::NewestFirst))));
     }
 
     /// The sink has room again: stored results flow on.
@@ -145,6 +178,27 @@ impl Drop for Client {
 impl Peer {
     fn closed(&self, id: &SubscriptionId, reason: &str) {
         send_one(&*self.sink, |out| message::write_closed(out, id.as_str(), reason));
+    }
+
+    /// Sends the challenge for AUTH, if there is one and it was not sent yet.
+    fn challenge(&self) {
+        if let Some(challenge) = self.viewer.first_challenge() {
+            send_one(&*self.sink, |out| message::write_auth(out, &challenge));
+        }
+    }
+
+    /// Whether this peer may ask this. When the answer may depend on who asks, it is told how to say so.
+    fn check_question(&self, filters: &[Filter]) -> Result<(), String> {
+        if Viewer::matters_to(filters) {
+            self.challenge();
+        }
+        self.viewer.check_question(filters)
+    }
+
+    /// A scan that passes over what this peer may not see.
+    fn guarded(&self, scan: Scan) -> Scan {
+        let viewer = self.viewer.clone();
+        scan.visible(move |record| viewer.may_see(record))
     }
 
     /// Ends the subscription of this id without a word.

@@ -1,6 +1,7 @@
 //! The cheap checks: what an event or a question must keep to before anything expensive is done for it.
 
 use super::Settings;
+use super::policy::Viewer;
 use crate::config::Limits;
 use crate::nostr::{Event, Filter, Kind};
 
@@ -8,7 +9,8 @@ use crate::nostr::{Event, Filter, Kind};
 pub(super) const EXPIRED: &str = "invalid: the event has expired";
 
 /// What every event must keep to, whichever door it comes through. The error is the text of an OK, prefix included.
-pub(super) fn check_rules(event: &Event, settings: &Settings) -> Result<(), String> {
+/// `host` is where the peer reached this relay, as far as the server vouches for that.
+pub(super) fn check_rules(event: &Event, settings: &Settings, host: Option<&str>) -> Result<(), String> {
     // Both are tokens that prove an identity to one relay: passing them on would let others use them (N42-10, N98-09).
     if matches!(event.kind, Kind::AUTH | Kind::HTTP_AUTH) {
         return Err(format!("invalid: kind {} is for authentication and is never stored or passed on", event.kind));
@@ -18,55 +20,28 @@ pub(super) fn check_rules(event: &Event, settings: &Settings) -> Result<(), Stri
         return Err(EXPIRED.into());
     }
     if event.kind == Kind::VANISH {
-        check_vanish(event, &settings.url)?;
+        check_vanish(event, |url| settings.addresses.contain(url, host))?;
     }
     Ok(())
 }
 
 /// NIP-62: a request to vanish names the relays that are to obey it.
-fn check_vanish(event: &Event, url: &str) -> Result<(), String> {
+fn check_vanish(event: &Event, is_own: impl Fn(&str) -> bool) -> Result<(), String> {
     let mut relays = event.tags.iter().filter(|tag| tag.name() == "relay").filter_map(|tag| tag.value()).peekable();
     if relays.peek().is_none() {
         return Err("invalid: a request to vanish needs a relay tag".into());
     }
-    if relays.any(|relay| relay == "ALL_RELAYS" || same_relay(relay, url)) {
+    if relays.any(|relay| relay == "ALL_RELAYS" || is_own(relay)) {
         return Ok(());
     }
     Err("invalid: this request to vanish is addressed to other relays".into())
 }
 
-/// Whether two addresses name the same relay: scheme `ws` or `wss`, host in any case, default port left out or not, one closing
-/// slash or none (N42-07). An address with user information, a query or a fragment equals nothing.
-fn same_relay(a: &str, b: &str) -> bool {
-    match (relay_parts(a), relay_parts(b)) {
-        (Some(a), Some(b)) => a == b,
-        _ => false,
-    }
-}
-
-fn relay_parts(url: &str) -> Option<(String, u16, &str)> {
-    let (scheme, rest) = url.split_once("://")?;
-    let default_port = match scheme.to_ascii_lowercase().as_str() {
-        "wss" => 443,
-        "ws" => 80,
-        _ => return None,
-    };
-    if rest.contains(['@', '?', '#']) {
-        return None;
-    }
-    let (authority, path) = rest.split_once('/').unwrap_or((rest, ""));
-    let (host, port) = match authority.rsplit_once(':') {
-        // The last colon of a bare IPv6 address is none of a port.
-        Some((host, port)) if !port.ends_with(']') => (host, port.parse().ok()?),
-        _ => (authority, default_port),
-    };
-    // Behind a proxy the relay cannot know which scheme a client used: both default ports are one.
-    let port = if port == 80 { 443 } else { port };
-    (!host.is_empty()).then(|| (host.to_ascii_lowercase(), port, path.trim_end_matches('/')))
-}
+/// Gift wraps are dated back by up to two days on purpose: a limit on age leaves them this many seconds (N17-12).
+const WRAPS_MAY_BE_OLD: u64 = 3 * 24 * 3600;
 
 /// What an event from a stranger must keep to as well.
-pub(super) fn check_event(event: &Event, settings: &Settings) -> Result<(), String> {
+pub(super) fn check_event(event: &Event, settings: &Settings, viewer: Option<&Viewer>) -> Result<(), String> {
     let Limits { max_event_tags, max_content_length, created_at_lower_limit, created_at_upper_limit, .. } =
         settings.limits;
     if event.tags.len() > max_event_tags {
@@ -82,10 +57,15 @@ pub(super) fn check_event(event: &Event, settings: &Settings) -> Result<(), Stri
     if created_at_upper_limit > 0 && event.created_at > now.saturating_add(created_at_upper_limit) {
         return Err(format!("invalid: created_at is more than {created_at_upper_limit} seconds in the future"));
     }
-    if created_at_lower_limit > 0 && event.created_at < now.saturating_sub(created_at_lower_limit) {
-        return Err(format!("invalid: created_at is more than {created_at_lower_limit} seconds in the past"));
+    let oldest = match event.kind {
+        Kind::GIFT_WRAP => created_at_lower_limit.max(WRAPS_MAY_BE_OLD),
+        _ => created_at_lower_limit,
+    };
+    // A request to vanish is obeyed whenever it was written (N62-07).
+    if created_at_lower_limit > 0 && event.kind != Kind::VANISH && event.created_at < now.saturating_sub(oldest) {
+        return Err(format!("invalid: created_at is more than {oldest} seconds in the past"));
     }
-    check_rules(event, settings)
+    check_rules(event, settings, viewer.and_then(Viewer::host))
 }
 
 /// What the filters of a question must keep to; clamps their limits. The error is the reason of a CLOSED.
@@ -115,30 +95,4 @@ pub(super) fn without_limit(mut filters: Vec<Filter>) -> Vec<Filter> {
         filter.limit = None;
     }
     filters
-}
-
-#[cfg(test)]
-mod tests {
-    use super::same_relay;
-
-    #[test]
-    fn n42_07_relay_addresses_compare_as_urls() {
-        for same in
-            ["wss://relay.test/", "wss://relay.test", "WSS://Relay.TEST", "wss://relay.test:443/", "ws://relay.test"]
-        {
-            assert!(same_relay(same, "wss://relay.test/"), "{same}");
-        }
-        for other in [
-            "wss://relay.test:8443/",
-            "wss://relay.tes",
-            "wss://relay.test.evil/",
-            "wss://x@relay.test/",
-            "wss://a/relay.test",
-            "relay.test",
-            "",
-        ] {
-            assert!(!same_relay(other, "wss://relay.test/"), "{other}");
-        }
-        assert!(!same_relay("wss://relay.test", ""));
-    }
 }

@@ -106,7 +106,9 @@ impl Live {
             }
             state.index.candidates(&record)
         };
-        wanted.retain(|subscription| subscription.filters.iter().any(|filter| filter.matches(&record)));
+        wanted.retain(|subscription| {
+            subscription.filters.iter().any(|filter| filter.matches(&record)) && subscription.viewer.may_see(&record)
+        });
         for subscription in &wanted {
             subscription.deliver(event);
         }

@@ -16,6 +16,7 @@ mod limits;
 mod live;
 mod live_event;
 mod outcome;
+pub mod policy;
 mod question;
 mod queue;
 mod reader;
@@ -37,9 +38,10 @@ pub use outcome::Outcome;
 pub use subscription::Sink;
 
 use outcome::Reply;
+use policy::{OwnAddresses, Viewer};
 use queue::{Published, ToVerify, ToWriter};
 
-use crate::config::{Config, Limits};
+use crate::config::{Config, Limits, Policy};
 use crate::nostr::{Event, EventFields, EventId, Filter};
 use crate::store::{Budget, Order, Progress, Scan, Store, StoreError};
 
@@ -62,8 +64,10 @@ pub enum RelayError {
 pub struct Settings {
     /// Limits on events and questions.
     pub limits: Limits,
-    /// The relay's own address (`wss://…`), `""` when it is not known. Requests to vanish name it (NIP-62).
-    pub url: String,
+    /// Who may read and write what.
+    pub policy: Policy,
+    /// The relay's own addresses, which AUTH (NIP-42) and requests to vanish (NIP-62) name.
+    pub addresses: Arc<OwnAddresses>,
     /// Bytes of events that may wait for verification and commit.
     pub queue_bytes: usize,
     /// Bytes of live events that may wait for the stored ones of a subscription to be read.
@@ -77,7 +81,10 @@ impl Settings {
     pub fn from_config(config: &Config) -> Settings {
         Settings {
             limits: config.limits.clone(),
-            url: config.info.url.clone(),
+            policy: config.policy.clone(),
+            addresses: Arc::new(OwnAddresses::new(
+                std::iter::once(&config.info.url).chain(&config.info.other_urls).map(String::as_str),
+            )),
             queue_bytes: config.storage.queue_bytes,
             // Half: at the end of a scan they all go into the outbox at once, beside its last slice.
             waiting_bytes: config.listen.outbox_bytes / 2,
@@ -234,19 +241,10 @@ impl Relay {
     /// Publishes an event. Limits, the id and the shape are checked here and now; then it is queued, verified, stored and
     /// delivered. `reply` is called exactly once: after the commit, or when the event is refused. Nothing of this depends on the
     /// caller's staying.
+    ///
+    /// The event comes from nobody in particular; what a connected peer publishes goes through [`Client::publish`].
     pub fn publish(&self, event: Event, admission: Admission, reply: impl FnOnce(Outcome) + Send + 'static) {
-        let reply = Reply::new(reply);
-        let settings = &self.core.settings;
-        let checked = limits::check_event(&event, settings)
-            .and_then(|()| event.check_id().map_err(|error| format!("invalid: {error}")));
-        if let Err(reason) = checked {
-            return reply.send(Outcome::Refused(reason));
-        }
-        if self.core.closed.load(Relaxed) {
-            return reply.send(Outcome::closing());
-        }
-        // A failed send drops the reply, and a dropped reply answers that the relay is shutting down.
-        let _ = self.core.verify.send(ToVerify::Event(Box::new(Published { event, admission, reply })));
+        self.core.publish(event, None, admission, reply);
     }
 
     /// The bulk door: verifies on all cores on the calling thread (unless the source is `trusted`), then hands the events to the
@@ -299,9 +297,12 @@ impl Relay {
         }
     }
 
-    /// Connects a peer, whose answers go into `sink`.
-    pub fn connect(&self, sink: Arc<dyn Sink>) -> Client {
-        Client::new(self.core.clone(), sink)
+    /// Connects a peer, whose answers go into `sink`; where the relay's addresses are configured, the first is the challenge for
+    /// AUTH. `host` is
+    /// the host and port under which the peer reached this relay, and must not be the peer's own word: the local address of its
+    /// connection, or what a trusted proxy says.
+    pub fn connect(&self, sink: Arc<dyn Sink>, host: Option<Box<str>>) -> Client {
+        Client::new(self.core.clone(), sink, host)
     }
 
     /// Figures of this moment.
@@ -335,6 +336,32 @@ impl Relay {
 }
 
 impl Core {
+    /// Checks an event and queues it; see [`Relay::publish`].
+    fn publish(
+        &self,
+        event: Event,
+        viewer: Option<&Viewer>,
+        admission: Admission,
+        reply: impl FnOnce(Outcome) + Send + 'static,
+    ) {
+        // That a private event is stored already is told only to those it concerns (N17-03).
+        let is_hidden = viewer.is_some_and(|viewer| !viewer.may_see(&event));
+        let reply = Reply::new(move |outcome| {
+            reply(if is_hidden && outcome == Outcome::Duplicate { Outcome::Stored } else { outcome });
+        });
+        let checked = limits::check_event(&event, &self.settings, viewer)
+            .and_then(|()| event.check_id().map_err(|error| format!("invalid: {error}")))
+            .and_then(|()| policy::publish::check(&event, viewer, &self.settings.policy));
+        if let Err(reason) = checked {
+            return reply.send(Outcome::Refused(reason));
+        }
+        if self.closed.load(Relaxed) {
+            return reply.send(Outcome::closing());
+        }
+        // A failed send drops the reply, and a dropped reply answers that the relay is shutting down.
+        let _ = self.verify.send(ToVerify::Event(Box::new(Published { event, admission, reply })));
+    }
+
     /// Why the last write failed, if it did.
     fn write_failure(&self) -> Option<String> {
         lock(&self.write_failure).clone()

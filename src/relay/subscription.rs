@@ -4,6 +4,7 @@ use std::sync::{Arc, Mutex};
 
 use super::live_event::{LiveEvent, LiveText};
 use super::lock;
+use super::policy::Viewer;
 use crate::nostr::{Filter, SubscriptionId, message};
 use crate::store::Seq;
 
@@ -33,6 +34,8 @@ pub trait Sink: Send + Sync + 'static {
 pub(super) struct Subscription {
     pub id: SubscriptionId,
     pub filters: Arc<[Filter]>,
+    /// Who asks.
+    pub viewer: Arc<Viewer>,
     /// `["EVENT","<sub>",`
     pub prefix: Box<[u8]>,
     /// Bytes of live events that may wait for the scan. Beyond it the scan is hopelessly behind and the subscription ends.
@@ -52,11 +55,17 @@ enum State {
 
 impl Subscription {
     /// A subscription whose stored events are to be scanned. At most `max_waiting` bytes of live events wait for that.
-    pub fn new(id: SubscriptionId, filters: Arc<[Filter]>, sink: Arc<dyn Sink>, max_waiting: usize) -> Subscription {
+    pub fn new(
+        id: SubscriptionId,
+        filters: Arc<[Filter]>,
+        viewer: Arc<Viewer>,
+        sink: Arc<dyn Sink>,
+        max_waiting: usize,
+    ) -> Subscription {
         let mut prefix = Vec::new();
         message::write_event_prefix(&mut prefix, id.as_str());
         let state = State::Scanning { waiting: Vec::new(), bytes: 0, from: 0 };
-        Subscription { id, filters, prefix: prefix.into(), max_waiting, sink, state: Mutex::new(state) }
+        Subscription { id, filters, viewer, prefix: prefix.into(), max_waiting, sink, state: Mutex::new(state) }
     }
 
     /// A live event: delivered, or kept until the stored ones are through.

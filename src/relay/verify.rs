@@ -9,7 +9,7 @@ use super::live_event::LiveEvent;
 use super::outcome::{Outcome, Reply};
 use super::queue::{Batch, Published, Storable, ToVerify, ToWriter};
 use super::{Admission, Core, limits, live};
-use crate::nostr::{Event, EventFields as _, KindClass};
+use crate::nostr::{Audience, Event, EventFields as _, KindClass};
 use crate::store::Prepared;
 
 /// Events taken from the queue at once: 256 signatures are some milliseconds of work, so nobody waits long behind a batch.
@@ -47,7 +47,8 @@ fn round(core: &Arc<Core>, jobs: &mut Vec<Published>) {
     });
     let mut fresh = Vec::with_capacity(jobs.len());
     for (job, known) in jobs.drain(..).zip(known) {
-        if known {
+        // Who does not hold a private event with its signature must not learn here that it is stored (N17-03).
+        if known && job.event.kind.audience() == Audience::Public {
             job.reply.send(Outcome::Duplicate);
         } else {
             fresh.push(job);
@@ -93,7 +94,7 @@ pub(super) fn prepare_batch(core: &Core, events: Vec<Event>, trusted: bool) -> B
         .zip(known)
         .with_min_len(4)
         .map(|(event, known)| {
-            limits::check_rules(&event, &core.settings).map_err(Outcome::Refused)?;
+            limits::check_rules(&event, &core.settings, None).map_err(Outcome::Refused)?;
             if known {
                 return Err(Outcome::Duplicate);
             }

@@ -167,6 +167,8 @@ async fn connection(stream: TcpStream, room: bool, shared: Arc<Shared>, mut stop
     if stream.set_nodelay(true).is_err() {
         return;
     }
+    // The address the connection came to, which its peer cannot choose.
+    let host = stream.local_addr().ok().map(|at| SocketAddr::new(at.ip().to_canonical(), at.port()).to_string().into());
     // Boxed, so that what HTTP needs is given back before the session, which may last for days, begins.
     let upgraded = Box::pin(async {
         tokio::select! {
@@ -177,7 +179,7 @@ async fn connection(stream: TcpStream, room: bool, shared: Arc<Shared>, mut stop
     .await;
     drop(stop);
     let Some(Upgraded { stream, early, compression }) = upgraded else { return };
-    let mut session = Session::new(stream, &early, compression, &shared);
+    let mut session = Session::new(stream, &early, compression, host, &shared);
     // The buffer of the handshake.
     drop(early);
     session.run().await;

@@ -12,9 +12,24 @@ pub(super) const VERSION: &str = env!("CARGO_PKG_VERSION");
 
 /// The NIPs that this relay acts on, as it is configured now.
 ///
-/// 1 basic protocol, 9 deletion, 11 this document, 40 expiration, 45 counting, 62 request to vanish.
-pub(super) fn supported_nips(_config: &Config) -> Vec<u16> {
-    vec![1, 9, 11, 40, 45, 62]
+/// What only clients do is not listed (N11-07), nor what is switched off.
+pub(super) fn supported_nips(config: &Config) -> Vec<u16> {
+    let policy = &config.policy;
+    let list = [
+        (1, true),
+        (9, true),
+        (11, true),
+        (13, policy.min_pow_difficulty > 0),
+        // Messages in gift wraps: given to their recipients only.
+        (17, policy.auth && policy.guard_private),
+        (40, true),
+        (42, policy.auth),
+        (45, true),
+        (59, policy.auth && policy.guard_private),
+        (62, true),
+        (70, true),
+    ];
+    list.into_iter().filter_map(|(nip, is_on)| is_on.then_some(nip)).collect()
 }
 
 /// The document. Texts that are not configured are left out.
@@ -82,10 +97,10 @@ pub(super) fn document(config: &Config) -> Result<Vec<u8>, serde_json::Error> {
             max_subid_length: limits.max_subid_length,
             max_event_tags: limits.max_event_tags,
             max_content_length: limits.max_content_length,
-            min_pow_difficulty: 0,
+            min_pow_difficulty: config.policy.min_pow_difficulty,
             auth_required: false,
             payment_required: false,
-            restricted_writes: false,
+            restricted_writes: config.policy.min_pow_difficulty > 0,
             created_at_lower_limit: switched_on(limits.created_at_lower_limit),
             created_at_upper_limit: switched_on(limits.created_at_upper_limit),
         },
@@ -127,8 +142,22 @@ mod tests {
         assert_eq!(limitation["max_event_tags"], 777);
         assert_eq!(limitation["max_content_length"], 7777);
         assert_eq!(limitation["created_at_upper_limit"], 300);
-        assert_eq!(limitation["auth_required"], false);
+        assert_eq!(limitation["auth_required"], false, "what is public is read without");
+        assert_eq!((&limitation["min_pow_difficulty"], &limitation["restricted_writes"]), (&json!(0), &json!(false)));
         assert_eq!(limitation.get("created_at_lower_limit"), None, "what is off is not advertised");
+    }
+
+    #[test]
+    fn n11_07_n11_12_n11_13_what_is_switched_on_is_told() {
+        let mut config = Config::default();
+        config.policy.min_pow_difficulty = 20;
+        config.policy.auth = false;
+        let document = written(&config);
+        assert_eq!(document["supported_nips"], json!([1, 9, 11, 13, 40, 45, 62, 70]));
+        let limitation = &document["limitation"];
+        assert_eq!((&limitation["min_pow_difficulty"], &limitation["restricted_writes"]), (&json!(20), &json!(true)));
+        config.policy = crate::config::Policy { guard_private: false, ..Default::default() };
+        assert_eq!(written(&config)["supported_nips"], json!([1, 9, 11, 40, 42, 45, 62, 70]));
     }
 
     #[test]
@@ -143,7 +172,7 @@ mod tests {
         assert_eq!(document["pubkey"], "ab".repeat(32));
         assert_eq!(document["software"], SOFTWARE);
         assert_eq!(document["version"], env!("CARGO_PKG_VERSION"));
-        assert_eq!(document["supported_nips"], json!([1, 9, 11, 40, 45, 62]));
+        assert_eq!(document["supported_nips"], json!([1, 9, 11, 17, 40, 42, 45, 59, 62, 70]));
         for absent in ["description", "icon", "banner", "terms_of_service", "retention"] {
             assert_eq!(document.get(absent), None, "{absent}");
         }

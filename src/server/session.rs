@@ -81,8 +81,15 @@ pub(super) struct Session<'a, S> {
 }
 
 impl<'a, S: AsyncRead + AsyncWrite + Unpin> Session<'a, S> {
-    /// Begins a session. `early` came behind the handshake, in which `compression` was agreed.
-    pub(super) fn new(io: S, early: &[u8], compression: Option<Agreement>, shared: &'a Shared) -> Session<'a, S> {
+    /// Begins a session. `early` came behind the handshake, in which `compression` was agreed; `host` is where the peer reached
+    /// us, see [`Relay::connect`].
+    pub(super) fn new(
+        io: S,
+        early: &[u8],
+        compression: Option<Agreement>,
+        host: Option<Box<str>>,
+        shared: &'a Shared,
+    ) -> Session<'a, S> {
         let outbox = Arc::new(Outbox::new(shared.bounds.outbox, compression));
         let ticket = shared.registry.enter(Arc::clone(&outbox));
         Session {
@@ -98,7 +105,7 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin> Session<'a, S> {
             ping_sent: None,
             peer: Peer {
                 relay: shared.relay.clone(),
-                client: Some(shared.relay.connect(Arc::clone(&outbox) as _)),
+                client: Some(shared.relay.connect(Arc::clone(&outbox) as _, host)),
                 outbox,
                 strikes: 0,
             },
@@ -329,12 +336,14 @@ impl Peer {
                 return self.strike();
             }
         };
-        if matches!(message, ClientMessage::Auth(_)) {
-            self.notice("unsupported: this relay asks nobody to authenticate");
+        let client = self.client.as_ref()?;
+        if let ClientMessage::Auth(event) = &message
+            && let Err(reason) = client.authenticate(event)
+        {
+            self.refuse(event, &reason);
             return self.strike();
         }
         self.strikes = 0;
-        let client = self.client.as_ref()?;
         match message {
             ClientMessage::Event(event) => {
                 let admit = pin!(self.relay.admit(text.len()));
@@ -346,17 +355,18 @@ impl Peer {
             ClientMessage::Req { id, filters } => client.subscribe(id, filters),
             ClientMessage::Count { id, filters } => client.count(id, filters),
             ClientMessage::Close(id) => client.unsubscribe(&id),
-            // Answered above.
-            ClientMessage::Auth(_) => {}
+            ClientMessage::Auth(event) => self.outbox.push_text(|buf| write_ok(buf, &event.id, true, "")),
         }
         None
     }
 
     /// Hands an event to the core; its OK comes into the outbox when the core is done with it.
     fn publish(&self, event: Event, admission: Admission) {
+        // Without a client the session has ended, and nobody waits for the answer.
+        let Some(client) = &self.client else { return };
         let outbox = Arc::clone(&self.outbox);
         let id = event.id;
-        self.relay.publish(event, admission, move |outcome: Outcome| {
+        client.publish(event, admission, move |outcome: Outcome| {
             outbox.push_text(|buf| write_ok(buf, &id, outcome.ok(), &outcome.message()));
         });
     }

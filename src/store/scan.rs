@@ -60,6 +60,19 @@ pub struct Scan {
     before: Option<Seq>,
     walked: u64,
     force: Option<usize>,
+    visible: Visible,
+}
+
+/// Whether a record exists as far as the asker is concerned.
+type MaySee = dyn Fn(&Record<'_>) -> bool + Send + Sync;
+
+/// Which records exist as far as the asker is concerned: all, or those that pass.
+struct Visible(Option<Arc<MaySee>>);
+
+impl std::fmt::Debug for Visible {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(if self.0.is_some() { "Some(..)" } else { "None" })
+    }
 }
 
 impl Scan {
@@ -67,12 +80,18 @@ impl Scan {
     pub fn new(filters: impl Into<Arc<[Filter]>>, order: Order) -> Scan {
         let filters = filters.into();
         let parts = (0..filters.len()).map(|at| Part::new(OneOf { filters: filters.clone(), at })).collect();
-        Scan { parts, order, before: Some(Seq::MAX), walked: 0, force: None }
+        Scan { parts, order, before: Some(Seq::MAX), walked: 0, force: None, visible: Visible(None) }
     }
 
     /// A scan of what is stored when its first slice begins.
     pub fn snapshot(filters: impl Into<Arc<[Filter]>>, order: Order) -> Scan {
         Scan { before: None, ..Scan::new(filters, order) }
+    }
+
+    /// Passes over records for which `may_see` is false, as if they were not stored: they do not count towards a limit.
+    pub fn visible(mut self, may_see: impl Fn(&Record<'_>) -> bool + Send + Sync + 'static) -> Scan {
+        self.visible = Visible(Some(Arc::new(may_see)));
+        self
     }
 
     /// Has each filter answered by one of the indices that could, whatever it costs. For tests: the answer must not depend on it.
@@ -118,6 +137,7 @@ impl Scan {
             deadline: Instant::now() + budget.time,
             keys: budget.keys,
             force: self.force,
+            visible: self.visible.0.as_deref(),
             confirmed: Cell::new(None),
         };
         let mut walked = 0;
@@ -255,6 +275,7 @@ struct Slice<'s> {
     deadline: Instant,
     keys: u64,
     force: Option<usize>,
+    visible: Option<&'s MaySee>,
     /// The record that was confirmed last: most often the very next one to go out.
     confirmed: Cell<Option<(Seq, Record<'s>)>>,
 }
@@ -436,7 +457,10 @@ impl<'s> Slice<'s> {
     }
 
     fn belongs(&self, seq: Seq, record: &Record<'_>, filter: &Filter) -> bool {
-        seq < self.before && !self.is_expired(record) && filter.matches(record)
+        seq < self.before
+            && !self.is_expired(record)
+            && filter.matches(record)
+            && self.visible.is_none_or(|may_see| may_see(record))
     }
 
     fn is_expired(&self, record: &Record<'_>) -> bool {

@@ -34,11 +34,12 @@ pub fn corpus() -> Option<PathBuf> {
     }
 }
 
-/// Settings without limits on time, at the vectors' clock.
+/// Settings without limits on time and without a guard before private messages, at the vectors' clock.
 pub fn settings() -> Settings {
     let mut config = Config::default();
     config.info.url = "wss://relay.test/".into();
     config.limits.created_at_upper_limit = 0;
+    config.policy.guard_private = false;
     Settings { clock: Clock::fixed(NOW), ..Settings::from_config(&config) }
 }
 
@@ -82,7 +83,12 @@ impl TestRelay {
 
     pub fn connect(&self) -> (Client, Arc<Inbox>) {
         let inbox = Arc::new(Inbox::default());
-        (self.relay.connect(inbox.clone()), inbox)
+        let client = self.relay.connect(inbox.clone(), None);
+        // The challenge for AUTH comes before anything else.
+        if self.relay.settings().addresses.are_configured() {
+            inbox.until(|message| message.starts_with("[\"AUTH\","));
+        }
+        (client, inbox)
     }
 
     /// What a REQ answers until EOSE.

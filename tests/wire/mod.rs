@@ -160,6 +160,8 @@ pub struct Frame {
 /// A WebSocket client without a library.
 pub struct Socket {
     pub stream: TcpStream,
+    /// What AUTH must repeat; known when the first message after it was heard.
+    pub challenge: Option<String>,
     buffer: Vec<u8>,
     /// When compression was agreed.
     pub inflater: Option<Inflater>,
@@ -229,7 +231,7 @@ impl Socket {
         stream.set_read_timeout(Some(PATIENCE)).unwrap();
         stream.set_write_timeout(Some(PATIENCE)).unwrap();
         stream.write_all(request).unwrap();
-        let mut socket = Socket { stream, buffer: Vec::new(), inflater: None };
+        let mut socket = Socket { stream, challenge: None, buffer: Vec::new(), inflater: None };
         let head = loop {
             if let Some(end) = socket.buffer.windows(4).position(|four| four == b"\r\n\r\n") {
                 break socket.buffer.drain(..end + 4).collect::<Vec<u8>>();
@@ -271,7 +273,7 @@ impl Socket {
         }
     }
 
-    /// The first frame in the buffer, once it is complete.
+    /// The first frame in the buffer, once it is complete. The challenge for AUTH is kept and passed over.
     fn parse(&mut self) -> Option<Frame> {
         let bytes = &self.buffer;
         let (&first, &second) = (bytes.first()?, bytes.get(1)?);
@@ -290,7 +292,39 @@ impl Socket {
             assert_eq!(opcode, TEXT, "only text is compressed");
             payload = self.inflater.as_mut().expect("compression was agreed").inflate(&payload);
         }
+        if opcode == TEXT && payload.starts_with(b"[\"AUTH\",") {
+            let message: Value = serde_json::from_slice(&payload).unwrap();
+            let earlier = self.challenge.replace(message[1].as_str().unwrap().to_owned());
+            assert_eq!(earlier, None, "one challenge a connection");
+            return self.parse();
+        }
         Some(Frame { opcode, compressed, payload })
+    }
+
+    /// The challenge of this connection; asks something that makes the relay send it.
+    pub fn challenge(&mut self) -> String {
+        if self.challenge.is_none() {
+            self.say("[\"REQ\",\"a\",{\"kinds\":[1059]}]");
+            self.hears("CLOSED", "a");
+        }
+        self.challenge.clone().expect("the relay sends a challenge before it answers")
+    }
+
+    /// Authenticates as author number `author`, and returns what OK says.
+    pub fn authenticate(&mut self, author: u8) -> (bool, String) {
+        let relay = format!("ws://{}", self.stream.peer_addr().unwrap());
+        let challenge = self.challenge();
+        self.claim(&sign(author, 22_242, now(), &[&["relay", &relay], &["challenge", &challenge]], ""))
+    }
+
+    /// Sends an AUTH and returns what OK says.
+    pub fn claim(&mut self, event: &Event) -> (bool, String) {
+        let mut message = b"[\"AUTH\",".to_vec();
+        event.write_json(&mut message);
+        message.push(b']');
+        self.send(&frame(FIN | TEXT, &message));
+        let ok = self.hears("OK", &event.id.to_string());
+        (ok[2].as_bool().unwrap(), ok[3].as_str().unwrap().to_owned())
     }
 
     /// The next frame; `None` at the end of the stream.
@@ -397,8 +431,22 @@ pub fn ask_for(socket: &mut Socket, ids: &[EventId]) -> BTreeSet<EventId> {
 
 /// A signed event by author number `author`.
 pub fn event(author: u8, kind: u16, content: &str) -> Event {
+    sign(author, kind, now(), &[], content)
+}
+
+/// A signed event with everything chosen.
+pub fn sign(author: u8, kind: u16, created_at: u64, tags: &[&[&str]], content: &str) -> Event {
     let key = Keypair::from_secret_bytes([author; 32]).unwrap();
-    UnsignedEvent { created_at: now(), kind: Kind(kind), tags: Tags::default(), content: content.into() }.sign(&key)
+    let mut all = Tags::default();
+    for tag in tags {
+        all.push(*tag);
+    }
+    UnsignedEvent { created_at, kind: Kind(kind), tags: all, content: content.into() }.sign(&key)
+}
+
+/// The public key of author number `author`.
+pub fn pubkey(author: u8) -> String {
+    event(author, 1, "").pubkey.to_string()
 }
 
 pub fn now() -> u64 {

@@ -1,0 +1,14 @@
+//! Policy: who may read what, and who may write what. Each file one question, each rule a plain function.
+//!
+//! | file | what |
+//! |---|---|
+//! | [`viewer`] | who is at the other end of a connection, and what that one may see |
+//! | [`auth`] | AUTH: proving who one is (NIP-42) |
+//! | [`publish`] | what a stranger's event must keep to beside limits: protected events, proof of work, private layers |
+
+pub mod auth;
+pub mod publish;
+pub mod viewer;
+
+pub use auth::OwnAddresses;
+pub use viewer::Viewer;

@@ -13,7 +13,9 @@ use crate::server;
 /// Serve: run the relay
 #[derive(Args, Debug, Default)]
 #[command(
-    long_about = "Run the relay until Ctrl-C or SIGTERM. This is also what `ratite` without a command does.\n\n\
+    long_about = "Run the relay until Ctrl-C, SIGTERM, or the end of the terminal that it was started in (SIGHUP; with `nohup` it stays). It \
+        then finishes what it accepted, within five seconds; a second signal, a second later or more, ends it at once. A relay \
+        without a terminal, as a service has none, takes no notice of SIGHUP. This is also what `ratite` without a command does.\n\n\
         Nothing has to be configured: the data folder is created when it is missing. `ratite config` prints every \
         setting.",
     after_help = "\

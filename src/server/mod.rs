@@ -12,6 +12,7 @@
 //! | `outbox` | what waits to be written to one connection |
 //! | `stream` | reading without owning a buffer, hanging up |
 //! | `shared` | what all connections have in common |
+//! | `signals` | the signals that end the relay |
 //!
 //! A connection is one task. It never blocks: events and questions go to the core, whose threads put their answers
 //! into the connection's outbox.
@@ -26,6 +27,7 @@ mod outbox;
 mod pages;
 mod session;
 mod shared;
+mod signals;
 mod stream;
 
 use std::convert::Infallible;
@@ -34,13 +36,13 @@ use std::net::SocketAddr;
 use std::num::NonZero;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{mpsc, watch};
 use tokio::time::timeout;
 
 pub use listen::BindError;
+pub use signals::{SAME_WISH, hangup_is_ignored};
 
 use crate::config::Config;
 use crate::relay::{Relay, RelayError, Settings};
@@ -49,6 +51,7 @@ use http::{Health, Site};
 use listen::Doors;
 use outbox::Phase;
 use shared::{Bounds, Counters, Patience, Registry, Shared};
+use signals::Signals;
 
 /// How long a shutdown waits for accepted events to be committed and answered.
 const DRAIN: Duration = Duration::from_millis(3500);
@@ -83,8 +86,8 @@ pub enum ServerError {
     Interrupted,
 }
 
-/// Runs a relay until SIGTERM or SIGINT: opens the store, listens, calls `on_ready` with the addresses in use, serves,
-/// and shuts down within five seconds of the signal. A second signal ends it at once.
+/// Runs a relay until SIGTERM, SIGINT or the end of its terminal: opens the store, listens, calls `on_ready` with the addresses in use, serves,
+/// and shuts down within five seconds of the signal. A later signal, [`SAME_WISH`] after the first or more, ends it at once.
 pub fn run(config: Config, on_ready: impl FnOnce(&[SocketAddr])) -> Result<(), ServerError> {
     let cores = std::thread::available_parallelism().map_or(1, NonZero::get);
     let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -105,34 +108,16 @@ pub fn run(config: Config, on_ready: impl FnOnce(&[SocketAddr])) -> Result<(), S
         let server = Server::serve(relay, &config, listeners)?;
         on_ready(server.addresses());
         let name = signals.next().await;
+        let first = Instant::now();
         tracing::info!("{name}: shutting down, accepted events are finished first");
         tokio::select! {
             () = server.shutdown() => Ok(()),
-            _ = signals.next() => Err(ServerError::Interrupted),
+            () = signals.impatience(first) => Err(ServerError::Interrupted),
         }
     });
     // Connections that did not leave in time end here.
     runtime.shutdown_background();
     ended
-}
-
-/// The signals that end the relay.
-struct Signals {
-    terminate: Signal,
-    interrupt: Signal,
-}
-
-impl Signals {
-    fn new() -> io::Result<Signals> {
-        Ok(Signals { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
-    }
-
-    async fn next(&mut self) -> &'static str {
-        tokio::select! {
-            _ = self.terminate.recv() => "SIGTERM",
-            _ = self.interrupt.recv() => "SIGINT",
-        }
-    }
 }
 
 /// A listening server, for those who bring their own runtime: tests, and programs that embed a relay.

@@ -1,0 +1,90 @@
+//! The signals that end the relay, and what a hang-up means.
+
+use std::fs;
+use std::io;
+use std::time::{Duration, Instant};
+
+use tokio::signal::unix::{Signal, SignalKind, signal};
+
+/// What comes this soon after a signal is the same wish: Ctrl-C reaches the process from the terminal and from whoever watches over
+/// it, and a key may bounce.
+pub const SAME_WISH: Duration = Duration::from_secs(1);
+
+/// The signals that end the relay, as they come.
+pub(super) struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+    /// Left alone when it is ignored, as `nohup` has it.
+    hangup: Option<Signal>,
+    /// Whether a hang-up means that the terminal is closed. A service has none.
+    has_terminal: bool,
+}
+
+impl Signals {
+    pub(super) fn new() -> io::Result<Signals> {
+        Ok(Signals {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+            hangup: if hangup_is_ignored() { None } else { Some(signal(SignalKind::hangup())?) },
+            has_terminal: fs::File::open("/dev/tty").is_ok(),
+        })
+    }
+
+    /// Waits for a signal that ends the relay; returns its name.
+    pub(super) async fn next(&mut self) -> &'static str {
+        loop {
+            tokio::select! {
+                _ = self.terminate.recv() => return "SIGTERM",
+                _ = self.interrupt.recv() => return "SIGINT",
+                () = received(&mut self.hangup) => {
+                    if self.has_terminal {
+                        return "SIGHUP";
+                    }
+                    tracing::warn!("SIGHUP: the configuration is read only at the start; restart the relay to change it");
+                }
+            }
+        }
+    }
+
+    /// Waits for a signal from somebody who does not want to wait any longer for what the one at `first` began.
+    pub(super) async fn impatience(&mut self, first: Instant) {
+        loop {
+            self.next().await;
+            if first.elapsed() >= SAME_WISH {
+                return;
+            }
+        }
+    }
+}
+
+async fn received(signal: &mut Option<Signal>) {
+    match signal {
+        Some(signal) => drop(signal.recv().await),
+        None => std::future::pending().await,
+    }
+}
+
+/// Whether whoever started this process wants it to outlive its terminal.
+pub fn hangup_is_ignored() -> bool {
+    // No safe call asks for this; where there is no such file, the answer is what is usual.
+    fs::read_to_string("/proc/self/status").is_ok_and(|status| ignores_hangup(&status))
+}
+
+/// SIGHUP is signal 1, the lowest bit of the mask.
+fn ignores_hangup(status: &str) -> bool {
+    let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).is_some_and(|mask| mask & 1 != 0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_mask_of_ignored_signals_is_read() {
+        assert!(ignores_hangup("Name:\tratite\nSigBlk:\t0000000000000000\nSigIgn:\t0000000000001001\n"));
+        assert!(!ignores_hangup("SigBlk:\t0000000000000001\nSigIgn:\t0000000000001000\n"));
+        assert!(!ignores_hangup("SigIgn:\tnonsense\n"));
+        assert!(!ignores_hangup(""));
+    }
+}

@@ -13,7 +13,7 @@ use crate::config;
 #[derive(Args, Debug)]
 #[command(
     long_about = "Print the whole default configuration: every setting with its meaning, its range and its default.\n\n\
-        Nothing has to be configured. Settings come from flags, then from environment variables named RATITE_SECTION_SETTING, then from \
+        Nothing has to be configured. Settings come from flags, then from environment variables named RATITE_SECTION_SETTING (an empty one counts as not set), then from \
         the file named by --config or RATITE_CONFIG (without either, from ratite.toml in the current folder when \
         it is there), then from the defaults.",
     after_help = "\

@@ -1,5 +1,6 @@
 //! Reads settings from TOML text: every problem with its line, unknown names with the nearest known one.
 
+use std::collections::BTreeSet;
 use std::ops::Range;
 use std::path::Path;
 
@@ -13,25 +14,27 @@ use super::sources::Draft;
 
 /// Puts every setting of the text into the draft.
 pub(super) fn read(path: &Path, text: &str, draft: &mut Draft) {
-    let reader = Reader { path, text };
+    let mut reader = Reader { path, text, broken: BTreeSet::new() };
     let (table, errors) = DeTable::parse_recoverable(text);
-    let broken: Vec<usize> = errors.iter().map(|error| reader.line(error.span())).collect();
-    for (error, line) in errors.iter().zip(&broken) {
-        let message = error.message().lines().collect::<Vec<_>>().join(", ");
-        draft.problems.push(Problem::new(reader.place_of_line(*line), format!("this is not TOML: {message}")));
+    for error in &errors {
+        let line = reader.line(error.span());
+        // What else is wrong with a broken line follows from the first fault more often than not.
+        if reader.broken.insert(line) {
+            let message = error.message().lines().collect::<Vec<_>>().join(", ");
+            draft.problems.push(Problem::new(reader.place_of_line(line), format!("this is not TOML: {message}")));
+        }
     }
-    // The parser goes on after an error, so that the rest can be checked; what it guessed on a broken line is not.
-    let before = draft.problems.len();
     for (name, value) in table.get_ref() {
         reader.section(name, value, draft);
     }
-    let after = draft.problems.split_off(before);
-    draft.problems.extend(after.into_iter().filter(|problem| !broken.contains(&problem.line())));
 }
 
 struct Reader<'a> {
     path: &'a Path,
     text: &'a str,
+    /// The lines that are not TOML. The parser goes on behind them, so that the rest can be checked; but what it guessed about them,
+    /// and about where sections begin, is not.
+    broken: BTreeSet<usize>,
 }
 
 impl Reader<'_> {
@@ -44,11 +47,26 @@ impl Reader<'_> {
         Place::File { path: self.path.to_owned(), line }
     }
 
+    /// Whether some of what these spans enclose stands on a broken line. What was guessed may lie before its own name.
+    fn is_guessed(&self, key: &Range<usize>, value: &Range<usize>) -> bool {
+        if self.broken.is_empty() {
+            return false;
+        }
+        let lines = [key.start, key.end, value.start, value.end].map(|at| self.line(Some(at..at)));
+        let (first, last) =
+            lines.iter().fold((usize::MAX, 0), |(first, last), line| (first.min(*line), last.max(*line)));
+        self.broken.range(first..=last).next().is_some()
+    }
+
     fn place(&self, span: Range<usize>) -> Place {
         self.place_of_line(self.line(Some(span)))
     }
 
     fn section(&self, name: &Spanned<impl AsRef<str>>, value: &Spanned<DeValue<'_>>, draft: &mut Draft) {
+        let known = SECTIONS.iter().any(|section| section.name == name.get_ref().as_ref());
+        if !self.broken.is_empty() && (!known || !matches!(value.get_ref(), DeValue::Table(_))) {
+            return;
+        }
         let place = self.place(name.span());
         let name = name.get_ref().as_ref();
         let Some(section) = SECTIONS.iter().find(|section| section.name == name) else {
@@ -76,6 +94,9 @@ impl Reader<'_> {
             return;
         };
         for (key, value) in table {
+            if self.is_guessed(&key.span(), &value.span()) {
+                continue;
+            }
             let place = self.place(key.span());
             let key = key.get_ref().as_ref();
             let Some(setting) = section.settings.iter().find(|setting| setting.name == key) else {

@@ -88,8 +88,7 @@ pub fn load(sources: Sources) -> Result<Loaded, ConfigError> {
     if draft.problems.is_empty() {
         Ok(Loaded { config: draft.config, file, warnings: draft.warnings })
     } else {
-        draft.problems.extend(draft.warnings);
-        Err(ConfigError { problems: draft.problems })
+        Err(ConfigError { problems: draft.problems, warnings: draft.warnings })
     }
 }
 

@@ -80,6 +80,8 @@ impl fmt::Display for Problem {
 pub struct ConfigError {
     /// The problems, those of the file first and in the order of its lines.
     pub problems: Vec<Problem>,
+    /// What nobody can have meant, but does no harm. It is not part of the error's text.
+    pub warnings: Vec<Problem>,
 }
 
 impl fmt::Display for ConfigError {

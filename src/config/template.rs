@@ -13,7 +13,8 @@ pub fn template() -> String {
          # of it. `ratite config check FILE` tells whether a file is right.\n\
          #\n\
          # Each setting can also be given as an environment variable, which counts more than this file:\n\
-         # {example}=1000 is max_limit of [limits]. Lists are separated by commas.\n",
+         # {example}=1000 is max_limit of [limits]. Lists are separated by commas. An empty\n\
+         # variable counts as not set.\n",
     );
     let defaults = Config::default();
     for section in SECTIONS {

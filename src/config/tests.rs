@@ -16,7 +16,7 @@ fn load_text(text: &str, environment: &[(&str, &str)]) -> Result<Loaded, ConfigE
     if draft.problems.is_empty() {
         Ok(Loaded { config: draft.config, file: None, warnings: draft.warnings })
     } else {
-        Err(ConfigError { problems: draft.problems })
+        Err(ConfigError { problems: draft.problems, warnings: draft.warnings })
     }
 }
 

@@ -4,7 +4,11 @@
 use std::ffi::OsString;
 use std::fs::{self, File};
 use std::io::{self, BufWriter, Write};
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
+
+use rustix::fs::FlockOperation;
+use rustix::io::Errno;
 
 use super::failure::Failure;
 
@@ -49,14 +53,32 @@ impl Output {
                 "Check that the folder exists and that you may write to it.",
             )
         };
+        // A link stays, and the file that it leads to is replaced.
+        let path = &match fs::symlink_metadata(path) {
+            Ok(metadata) if metadata.is_symlink() => path.canonicalize().map_err(|_| {
+                Failure::new(format!("{name} is a link that leads nowhere"), "Remove it, or name another file.")
+            })?,
+            _ => path.to_owned(),
+        };
         let existing = fs::metadata(path).ok();
         if existing.as_ref().is_some_and(fs::Metadata::is_dir) {
             return Err(Failure::new(format!("{name} is a folder"), "Name a file in it."));
         }
         // Devices and pipes are written directly: there is nothing to put in their place.
-        let direct = existing.is_some_and(|metadata| !metadata.is_file());
+        let direct = existing.as_ref().is_some_and(|metadata| !metadata.is_file());
         let target = if direct { path.to_owned() } else { unfinished(path) };
-        let file = File::create(&target).map_err(|error| failed(&error))?;
+        let file = if direct { File::create(&target) } else { begin(&target) };
+        let file = file.map_err(|error| match error.kind() {
+            io::ErrorKind::WouldBlock => Failure::new(
+                format!("{name} is being written by another command"),
+                "Wait for its end, or name another file.",
+            ),
+            _ => failed(&error),
+        })?;
+        if let Some(existing) = existing.filter(|_| !direct) {
+            // Who could not read the old file shall not read the new one.
+            file.set_permissions(existing.permissions()).map_err(|error| failed(&error))?;
+        }
         let file = BufWriter::with_capacity(BUFFER, file);
         let extension = path.extension().unwrap_or_default().to_ascii_lowercase();
         let writer = if extension == "gz" {
@@ -121,6 +143,23 @@ impl Drop for Output {
     }
 }
 
+/// Opens the file that is to get another name, empty and locked. Two commands that wrote to one file would make a mess of it.
+fn begin(path: &Path) -> io::Result<File> {
+    let file = File::options().write(true).create(true).truncate(false).open(path)?;
+    match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
+        // Some network file systems know no locks; there it is up to the user.
+        Err(Errno::NOSYS | Errno::NOTSUP | Errno::INVAL | Errno::NOLCK) => {}
+        locked => locked?,
+    }
+    // Between the two calls the other command may have finished: then this is its file now.
+    let same = fs::metadata(path).is_ok_and(|named| file.metadata().is_ok_and(|own| own.ino() == named.ino()));
+    if !same {
+        return Err(io::ErrorKind::WouldBlock.into());
+    }
+    file.set_len(0)?;
+    Ok(file)
+}
+
 /// The name a file has while it is being written.
 fn unfinished(path: &Path) -> PathBuf {
     let mut name = OsString::from(path);
@@ -146,6 +185,7 @@ pub(super) fn print_json(value: &impl serde::Serialize) -> Result<(), Failure> {
 #[cfg(test)]
 mod tests {
     use std::io::Read as _;
+    use std::os::unix::fs::PermissionsExt as _;
 
     use super::*;
 
@@ -182,6 +222,35 @@ mod tests {
         drop(output);
         assert_eq!(fs::read_to_string(&path).unwrap(), "old");
         assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn a_link_stays_and_its_file_is_replaced_with_the_same_permissions() {
+        let folder = tempfile::tempdir().unwrap();
+        let (file, link) = (folder.path().join("file"), folder.path().join("link"));
+        fs::write(&file, "old").unwrap();
+        fs::set_permissions(&file, fs::Permissions::from_mode(0o600)).unwrap();
+        std::os::unix::fs::symlink("file", &link).unwrap();
+        let mut output = Output::file(&link).unwrap();
+        output.write(b"new").unwrap();
+        output.finish().unwrap();
+        assert!(fs::symlink_metadata(&link).unwrap().is_symlink());
+        assert_eq!(fs::read_to_string(&file).unwrap(), "new");
+        assert_eq!(fs::metadata(&file).unwrap().permissions().mode() & 0o777, 0o600);
+        fs::remove_file(&file).unwrap();
+        assert!(Output::file(&link).is_err(), "a link that leads nowhere");
+    }
+
+    #[test]
+    fn one_file_is_written_by_one_command_at_a_time() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("backup.jsonl");
+        let mut first = Output::file(&path).unwrap();
+        assert!(Output::file(&path).is_err());
+        first.write(b"first").unwrap();
+        first.finish().unwrap();
+        assert_eq!(fs::read_to_string(&path).unwrap(), "first");
+        assert!(Output::file(&path).is_ok());
     }
 
     #[test]

@@ -8,6 +8,7 @@ mod wire;
 
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
+use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -128,7 +129,13 @@ fn a_full_map_refuses_answers_says_so_and_a_removal_makes_room() {
         let kind = |kind| Filter { kinds: Some(vec![Kind(kind)]), ..Filter::default() };
         let (gone, kept): (Vec<Event>, Vec<Event>) = taken.into_iter().partition(|event| event.kind.0 < 4000);
         let mut told = 0;
-        let removed = relay.relay.remove(vec![kind(1), kind(1001), kind(2001), kind(3001)], &mut |n| told = n).unwrap();
+        let removed = relay
+            .relay
+            .remove(vec![kind(1), kind(1001), kind(2001), kind(3001)], &mut |n| {
+                told = n;
+                ControlFlow::Continue(())
+            })
+            .unwrap();
         assert_eq!((removed, told), (gone.len() as u64, gone.len() as u64));
         assert_eq!(health(relay.address).0, 200, "the removal itself sees that there is room");
         let more = event(1_000_000, 1, None);
@@ -165,7 +172,7 @@ fn a_full_map_is_emptied_while_clients_go_on_asking_and_publishing() {
             }
         });
         let everything_old = Filter { ids: Some(ids(&taken).into_iter().collect()), ..Filter::default() };
-        let removed = relay.relay.remove(vec![everything_old], &mut |_| {});
+        let removed = relay.relay.remove(vec![everything_old], &mut |_| ControlFlow::Continue(()));
         over.store(true, std::sync::atomic::Ordering::Relaxed);
         assert_eq!(removed.unwrap(), taken.len() as u64);
     });
@@ -274,7 +281,7 @@ fn a_full_disk_refuses_answers_says_so_and_resumes() {
         assert_full(relay.address);
 
         // Room in the database.
-        let removed = relay.relay.remove(vec![Filter::default()], &mut |_| {}).unwrap();
+        let removed = relay.relay.remove(vec![Filter::default()], &mut |_| ControlFlow::Continue(())).unwrap();
         assert_eq!(removed, taken.len() as u64);
         assert_takes_events(relay.address, &taken[0]);
         assert_holds(relay.relay.store(), &taken[..1]);

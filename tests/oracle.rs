@@ -281,7 +281,7 @@ proptest! {
                 Step::Operator(n) => {
                     let filter = format!("{{\"kinds\":[{}],\"authors\":[\"{}\"]}}", pick(*n).kind, pick(*n).pubkey);
                     let filter = Filter::parse(filter.as_bytes()).expect("a filter");
-                    relay.relay.remove(vec![filter.clone()], &mut |_| {}).expect("remove");
+                    relay.relay.remove(vec![filter.clone()], &mut |_| ControlFlow::Continue(())).expect("remove");
                     model.remove(&filter, now);
                     continue;
                 }

@@ -1,14 +1,17 @@
 //! `ratite delete`: removes stored events for the operator.
 
+use std::ops::ControlFlow;
+
 use clap::Args;
 
-use super::failure::{CLEAN, Failure, Outcome, things};
+use super::failure::{Failure, Outcome, things};
 use super::filters::{self, TimeRange};
 use super::globals::Globals;
 use super::output::{print, print_json};
 use super::progress::Progress;
+use super::signals::Stop;
 use super::time;
-use super::walk::count;
+use super::walk::{count, end};
 use crate::nostr::Filter;
 use crate::relay::{Relay, Settings};
 
@@ -17,11 +20,14 @@ use crate::relay::{Relay, Settings};
 #[command(
     long_about = "Remove every stored event that matches; with a limit in the filter, the newest that many.\n\n\
         The relay may be running. Try --dry-run first: it only counts. Removed events are not remembered: they come back when \
-        somebody publishes or imports them again. The file does not shrink, but what becomes free is used again.",
+        somebody publishes or imports them again. The file does not shrink, but what becomes free is used again. Stopped \
+        half-way, it can simply be run again.",
     after_help = format!("\
 Examples:
   ratite delete --filter '{{\"kinds\":[7]}}' --until 90d --dry-run
   ratite delete --filter '{{\"authors\":[\"<64 hexadecimal digits>\"]}}'
+
+Exit codes: 0 all of them are gone, 2 damaged events were passed over, 1 it failed or was stopped.
 
 {}", time::TIMES_HELP)
 )]
@@ -51,7 +57,7 @@ pub(super) fn run(args: &DeleteArgs, globals: &Globals) -> Outcome {
         None => vec![Filter::default()],
     };
     args.range.apply(&mut filters);
-    let store = globals.open_existing()?;
+    let (store, config) = globals.open_existing()?;
     if args.dry_run {
         let count = count(&store, filters)?;
         if args.json {
@@ -59,18 +65,27 @@ pub(super) fn run(args: &DeleteArgs, globals: &Globals) -> Outcome {
         } else {
             print(&format!("{} would be removed\n", things(count, "event")))?;
         }
-        return Ok(CLEAN);
+        return Ok(end(store.damaged().len() as u64));
     }
-    let relay = Relay::start(store, Settings::from_config(&globals.load()?))?;
+    let stop = Stop::on_signals();
+    let relay = Relay::start(store.clone(), Settings::from_config(&config))?;
     let mut progress = Progress::new("events removed", None);
-    let removed = relay.remove(filters, &mut |removed| progress.at(0, removed));
+    let mut complete = true;
+    let removed = relay.remove(filters, &mut |removed| {
+        progress.at(0, removed);
+        complete = !stop.requested();
+        if complete { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
+    });
     drop(progress);
     relay.shutdown();
     let removed = removed?;
     if args.json {
-        print_json(&serde_json::json!({ "removed": removed }))?;
+        print_json(&serde_json::json!({ "removed": removed, "complete": complete }))?;
     } else {
         print(&format!("{} removed\n", things(removed, "event")))?;
     }
-    Ok(CLEAN)
+    if !complete {
+        return Err(Failure::new("the removal was stopped", "Run it again to continue."));
+    }
+    Ok(end(store.damaged().len() as u64))
 }

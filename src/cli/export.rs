@@ -4,14 +4,14 @@ use std::path::PathBuf;
 
 use clap::Args;
 
-use super::failure::{CLEAN, Failure, Outcome, complain, things};
+use super::failure::{Failure, Outcome, complain, things};
 use super::filters::{self, TimeRange};
 use super::globals::Globals;
 use super::output::Output;
 use super::progress::Progress;
 use super::signals::Stop;
 use super::time;
-use super::walk::walk;
+use super::walk::{walk, walk_log};
 use crate::nostr::Filter;
 use crate::store::Order;
 
@@ -20,13 +20,16 @@ use crate::store::Order;
 #[command(
     long_about = "Write stored events as JSONL, one event in each line, oldest first.\n\n\
         The relay may be running. A file that is named with -o appears under its name only when it is complete. Events that have \
-        expired (NIP-40) are left out.",
+        expired (NIP-40) are left out, as for every client; they are in the database for a moment only, until they are \
+        removed. Events that are damaged are left out, named and counted.",
     after_help = format!("\
 Examples:
   ratite export -o backup.jsonl.zst
   ratite export --since 7d | ratite --data /srv/other import
   ratite export --filter '{{\"kinds\":[0,3,10002]}}' -o profiles.jsonl.gz
   ratite export --reverse | head -n 100
+
+Exit codes: 0 everything is written, 2 damaged events were left out, 1 the export failed or was stopped.
 
 {}", time::TIMES_HELP)
 )]
@@ -39,6 +42,9 @@ pub(super) struct ExportArgs {
     /// Newest first
     #[arg(long)]
     reverse: bool,
+    /// Everything as it is stored, in the order of arrival: also what has expired, and what a damaged index no longer leads to
+    #[arg(long, conflicts_with = "reverse")]
+    as_stored: bool,
     /// Write to this file, compressed when it ends in .gz or .zst, instead of standard output
     #[arg(short, long, value_name = "FILE")]
     output: Option<PathBuf>,
@@ -50,7 +56,7 @@ pub(super) fn run(args: &ExportArgs, globals: &Globals) -> Outcome {
         None => vec![Filter::default()],
     };
     args.range.apply(&mut filters);
-    let store = globals.open_existing()?;
+    let (store, _) = globals.open_existing()?;
     let mut output = match &args.output {
         Some(path) => Output::file(path)?,
         None => Output::stdout(),
@@ -60,21 +66,25 @@ pub(super) fn run(args: &ExportArgs, globals: &Globals) -> Outcome {
     let mut progress = args.output.is_some().then(|| Progress::new("events", None));
     let stop = Stop::on_signals();
     let mut complete = true;
-    let count = walk(&store, filters, order, &mut |lines, count| {
+    let mut take = |lines: &[u8], count| {
         output.write(lines)?;
         if let Some(progress) = &mut progress {
             progress.at(0, count);
         }
         complete = !stop.requested();
         Ok(complete)
-    })?;
+    };
+    let walked = match args.as_stored {
+        true => walk_log(&store, filters, &mut take),
+        false => walk(&store, filters, order, &mut take),
+    }?;
     drop(progress);
     if !complete {
         return Err(Failure::new("the export was stopped", "Run it again; an unfinished file was removed."));
     }
     output.finish()?;
     if let Some(path) = &args.output {
-        complain(&format!("{} written to {}", things(count, "event"), path.display()));
+        complain(&format!("{} written to {}", things(walked.count, "event"), path.display()));
     }
-    Ok(CLEAN)
+    Ok(walked.end())
 }

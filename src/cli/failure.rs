@@ -17,8 +17,12 @@ pub(super) const CLEAN: ExitCode = ExitCode::SUCCESS;
 /// Something failed, or the command line was wrong.
 pub(super) const FAILED: u8 = 1;
 
-/// An import came to its end but some lines were refused. Nothing else ends with this code.
-pub(super) const SOME_REFUSED: u8 = 2;
+/// The command came to its end, but something was left out: lines that an import refused, stored events that are damaged.
+pub(super) const LEFT_OUT: u8 = 2;
+
+/// What to do with a database that can still be read in part.
+pub(super) const RESCUE: &str =
+    "`ratite export --as-stored -o FILE` saves what can still be read; import that into a new folder.";
 
 /// Why a command ended early.
 #[derive(Debug)]
@@ -83,20 +87,23 @@ impl From<StoreError> for Failure {
     fn from(error: StoreError) -> Failure {
         let next = match &error {
             // These say themselves what to do.
-            StoreError::Full | StoreError::Missing(_) | StoreError::Version { .. } => "",
+            StoreError::Full | StoreError::Missing(_) | StoreError::NotAFolder(_) | StoreError::Version { .. } => "",
+            StoreError::Unusable { .. } => "Put a backup in its place, or name another folder with --data.",
             StoreError::Open { path, source } => {
                 return Failure::io(
                     format!("the database in {} cannot be opened", path.display()),
                     source,
                     match source.kind() {
-                        io::ErrorKind::OutOfMemory => "It needs 1 GiB of addresses (not of memory); raise `ulimit -v`.",
+                        io::ErrorKind::OutOfMemory => {
+                            "It wants addresses, not memory: raise `ulimit -v`, or set storage.map_size to less."
+                        }
                         _ => {
                             "Check that this is a folder that you may read and write, or name another one with --data."
                         }
                     },
                 );
             }
-            StoreError::Damaged(_) => "`ratite export` saves what can still be read; import that into a new folder.",
+            StoreError::Damaged(_) => RESCUE,
             StoreError::Lmdb(_) => "If this happens again, please report it with the lines above.",
         };
         Failure::new(error.to_string(), next)

@@ -13,10 +13,10 @@ const EXAMPLE: &str = "A filter looks like this, in single quotes: '{\"kinds\":[
 #[derive(Args, Clone, Debug, Default)]
 pub(super) struct TimeRange {
     /// Only events created at this time or later
-    #[arg(long, value_name = "TIME", value_parser = time::parse)]
+    #[arg(long, value_name = "TIME", allow_hyphen_values = true, value_parser = time::parse)]
     pub(super) since: Option<u64>,
     /// Only events created at this time or earlier
-    #[arg(long, value_name = "TIME", value_parser = time::parse)]
+    #[arg(long, value_name = "TIME", allow_hyphen_values = true, value_parser = time::parse)]
     pub(super) until: Option<u64>,
 }
 

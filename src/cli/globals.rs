@@ -32,13 +32,12 @@ impl Globals {
 
     /// The settings in force, with these addresses to listen on when there are any.
     pub(super) fn load_with(&self, listen: &[SocketAddr]) -> Result<Config, Failure> {
-        let sources = Sources { listen: listen.to_vec(), ..self.sources(self.config.clone()) };
-        Ok(warned(load(sources)?).config)
+        Ok(load_warned(Sources { listen: listen.to_vec(), ..self.sources(self.config.clone()) })?.config)
     }
 
     /// The settings in force when this is the file.
     pub(super) fn load_from(&self, file: Option<PathBuf>) -> Result<Loaded, Failure> {
-        Ok(warned(load(self.sources(file))?))
+        load_warned(self.sources(file))
     }
 
     fn sources(&self, file: Option<PathBuf>) -> Sources {
@@ -46,15 +45,22 @@ impl Globals {
     }
 
     /// Opens the database for a command that makes no sense without one.
-    pub(super) fn open_existing(&self) -> Result<Store, Failure> {
+    pub(super) fn open_existing(&self) -> Result<(Store, Config), Failure> {
         let config = self.load()?;
-        Ok(Store::open_existing(&config.storage.path, config.storage.map_size)?)
+        let store = Store::open_existing(&config.storage.path, config.storage.map_size)?;
+        Ok((store, config))
     }
 }
 
-fn warned(loaded: Loaded) -> Loaded {
-    for warning in &loaded.warnings {
+/// Loads the configuration and says what nobody can have meant.
+fn load_warned(sources: Sources) -> Result<Loaded, Failure> {
+    let loaded = load(sources);
+    let warnings = match &loaded {
+        Ok(loaded) => &loaded.warnings,
+        Err(error) => &error.warnings,
+    };
+    for warning in warnings {
         complain(&format!("warning: {warning}"));
     }
-    loaded
+    Ok(loaded?)
 }

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use clap::Args;
 
-use super::failure::{CLEAN, FAILED, Outcome, complain, things};
+use super::failure::{CLEAN, FAILED, Outcome, RESCUE, complain, things};
 use super::globals::Globals;
 use super::output::{print, print_json};
 use super::{text, time};
@@ -34,7 +34,7 @@ pub(super) struct InfoArgs {
 }
 
 pub(super) fn run(args: &InfoArgs, globals: &Globals) -> Outcome {
-    let store = globals.open_existing()?;
+    let (store, _) = globals.open_existing()?;
     let info = store.info()?;
     let report = if args.verify { Some(store.verify()?) } else { None };
     if args.json {
@@ -46,7 +46,7 @@ pub(super) fn run(args: &InfoArgs, globals: &Globals) -> Outcome {
     match report {
         Some(report) if !report.faults.is_empty() => {
             complain(&format!("error: the database has {}", things(report.faults.len() as u64, "fault")));
-            complain("       `ratite export` saves what can still be read; import that into a new folder.");
+            complain(&format!("       {RESCUE}"));
             Ok(ExitCode::from(FAILED))
         }
         _ => Ok(CLEAN),

@@ -90,11 +90,12 @@ pub fn main() -> ExitCode {
 fn run(cli: Cli) -> Outcome {
     let Cli { globals, mut relay, command } = cli;
     let serve = matches!(command, None | Some(Command::Relay(_)));
-    log::begin(match (globals.verbose, serve) {
+    let default = match (globals.verbose, serve) {
         (true, _) => "ratite=debug,info",
         (false, true) => "ratite=info,warn",
         (false, false) => "warn",
-    });
+    };
+    log::begin(default, serve);
     if !serve && !relay.listen.is_empty() {
         return Err(Failure::new("--listen belongs to the relay; this command does not listen", "Leave it out."));
     }

@@ -2,19 +2,20 @@
 
 use clap::Args;
 
-use super::failure::{CLEAN, Outcome};
+use super::failure::Outcome;
 use super::filters::{self, TimeRange};
 use super::globals::Globals;
 use super::output::{Output, print, print_json};
 use super::time;
-use super::walk::{count, walk};
+use super::walk::{count, end, walk};
 use crate::store::Order;
 
 /// Ask the database as a client would
 #[derive(Args, Debug)]
 #[command(
     long_about = "Ask the database as a client would: prints the events that match any of the filters, newest first, each event once and each \
-        filter up to its own limit. The limits of the configuration do not apply.",
+        filter up to its own limit. The limits of the configuration do not apply.\n\n\
+        The exit code is 2 when damaged events had to be left out.",
     after_help = format!("\
 Examples:
   ratite scan '{{\"kinds\":[1],\"limit\":10}}'
@@ -40,7 +41,7 @@ pub(super) struct ScanArgs {
 pub(super) fn run(args: &ScanArgs, globals: &Globals) -> Outcome {
     let mut filters = filters::parse(&args.filters)?;
     args.range.apply(&mut filters);
-    let store = globals.open_existing()?;
+    let (store, _) = globals.open_existing()?;
     if args.count {
         let count = count(&store, filters)?;
         if args.json {
@@ -50,8 +51,9 @@ pub(super) fn run(args: &ScanArgs, globals: &Globals) -> Outcome {
         }
     } else {
         let mut output = Output::stdout();
-        walk(&store, filters, Order::NewestFirst, &mut |lines, _| output.write(lines).map(|()| true))?;
+        let walked = walk(&store, filters, Order::NewestFirst, &mut |lines, _| output.write(lines).map(|()| true))?;
         output.finish()?;
+        return Ok(walked.end());
     }
-    Ok(CLEAN)
+    Ok(end(store.damaged().len() as u64))
 }

@@ -21,11 +21,11 @@ pub(super) fn parse(text: &str) -> Result<u64, String> {
     parse_at(text, now())
 }
 
-/// A time as RFC 3339, or as the plain number when it lies beyond the year 9999.
+/// A time as RFC 3339, or as the plain number when it lies beyond the year 9999, as only a mistaken or malicious event does.
 pub(super) fn show(seconds: u64) -> String {
     const YEAR_9999: u64 = 253_402_300_799;
     if seconds > YEAR_9999 {
-        return seconds.to_string();
+        return format!("{seconds} (unix seconds, after the year 9999)");
     }
     humantime::format_rfc3339_seconds(UNIX_EPOCH + Duration::from_secs(seconds)).to_string()
 }
@@ -42,6 +42,9 @@ fn parse_at(text: &str, now: u64) -> Result<u64, String> {
         date(text)
     };
     found.ok_or_else(|| {
+        if let Some(age) = text.strip_prefix('-').filter(|age| self::age(age).is_some_and(|age| age > 0)) {
+            return format!("ages are written without a sign: {age}");
+        }
         "not a time: write unix seconds (1700000000), a date (2024-01-31 or 2024-01-31T12:00:00Z) or an age (30d)"
             .to_owned()
     })
@@ -168,6 +171,6 @@ mod tests {
     fn shown_as_rfc_3339() {
         assert_eq!(show(0), "1970-01-01T00:00:00Z");
         assert_eq!(show(253_402_300_799), "9999-12-31T23:59:59Z");
-        assert_eq!(show(253_402_300_800), "253402300800");
+        assert_eq!(show(253_402_300_800), "253402300800 (unix seconds, after the year 9999)");
     }
 }

@@ -24,6 +24,7 @@ mod subscription;
 mod verify;
 mod writer;
 
+use std::ops::ControlFlow;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
@@ -258,8 +259,12 @@ impl Relay {
     }
 
     /// Removes everything that matches, for the operator: in small transactions between which publishers get their turn.
-    /// `progress` gets the number removed so far. Removed events may be published again; authors' deletions are remembered, these are not.
-    pub fn remove(&self, filters: Vec<Filter>, progress: &mut dyn FnMut(u64)) -> Result<u64, RelayError> {
+    /// `progress` gets the number removed so far, and may end it there. Returns how many were removed. Removed events may be published again; authors' deletions are remembered, these are not.
+    pub fn remove(
+        &self,
+        filters: Vec<Filter>,
+        progress: &mut dyn FnMut(u64) -> ControlFlow<()>,
+    ) -> Result<u64, RelayError> {
         const CHUNK: usize = 500;
         let mut scan = Scan::new(filters, Order::NewestFirst);
         let mut removed = 0;
@@ -267,13 +272,15 @@ impl Relay {
             let mut ids: Vec<EventId> = Vec::new();
             let state = scan.run(&self.core.store, self.core.settings.clock.now(), Budget::COMMAND, &mut |record| {
                 ids.push(record.id());
-                if ids.len() < CHUNK { std::ops::ControlFlow::Continue(()) } else { std::ops::ControlFlow::Break(()) }
+                if ids.len() < CHUNK { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
             })?;
             if !ids.is_empty() {
                 let (tx, rx) = crossbeam_channel::bounded(1);
                 let _ = self.core.writer.send(ToWriter::Remove { ids, done: tx });
                 removed += rx.recv().map_err(|_| RelayError::Closed)??;
-                progress(removed);
+                if progress(removed).is_break() {
+                    return Ok(removed);
+                }
             }
             if state == Progress::Done {
                 return Ok(removed);
@@ -289,7 +296,7 @@ impl Relay {
             let now = self.core.settings.clock.now();
             let state = scan.run(&self.core.store, now, Budget::COMMAND, &mut |_| {
                 count += 1;
-                std::ops::ControlFlow::Continue(())
+                ControlFlow::Continue(())
             })?;
             if state == Progress::Done {
                 return Ok(count);

@@ -127,8 +127,10 @@ impl<'s> Batch<'s> {
         let Some(bytes) = tables.events.get(&self.txn, &keys::seq_bytes(seq))? else { return Ok(false) };
         // Deleting invalidates what was read in this transaction, so the record is copied first.
         let bytes = bytes.to_vec();
-        let record = super::as_record(seq, &bytes)?;
         tables.events.delete(&mut self.txn, &keys::seq_bytes(seq))?;
+        self.removed = true;
+        // Which entries a damaged record had, nobody can tell any more. They lead nowhere and are passed over.
+        let Ok(record) = super::as_record(seq, &bytes) else { return Ok(true) };
         let hasher = self.store.hasher();
         if let Some(stem) = address_stem(hasher, record.kind(), &record.pubkey(), || record.identifier()) {
             tables.addresses.delete(&mut self.txn, &keys::address_key(stem, seq))?;
@@ -142,7 +144,6 @@ impl<'s> Batch<'s> {
             tables.ids.delete(&mut self.txn, &keys::stem_seq(&keys::id_stem(&record.id()), seq))?;
             self.pending.delete(&record, &keys::tag_stems(hasher, &record), seq);
         }
-        self.removed = true;
         if seq >= self.first_seq {
             self.removed_again.insert(seq);
         }
@@ -171,12 +172,16 @@ impl<'s> Batch<'s> {
             if key > &end[..] || due.len() > limit {
                 break;
             }
-            due.push(key.get(5..).and_then(keys::read_seq).ok_or_else(|| damaged_key("expirations"))?);
+            let parts = key.split_at_checked(5).and_then(|(at, seq)| Some((keys::read_seq(at)?, keys::read_seq(seq)?)));
+            due.push(parts.ok_or_else(|| damaged_key("expirations"))?);
         }
         let more = due.len() > limit;
         due.truncate(limit);
-        for &seq in &due {
+        self.removed |= !due.is_empty();
+        for &(at, seq) in &due {
             self.remove(seq)?;
+            // With its event it is gone already, unless the event was damaged.
+            self.store.tables().expirations.delete(&mut self.txn, &keys::expiration_key(at, seq))?;
         }
         Ok((due.len(), more))
     }
@@ -193,13 +198,13 @@ impl<'s> Batch<'s> {
 
     fn find(&self, id: &EventId) -> Result<Option<(Seq, Record<'_>)>, StoreError> {
         match self.pending.find(id) {
-            Some(seq) => Ok(get_record(self.store.tables(), &self.txn, seq)?.map(|record| (seq, record))),
+            Some(seq) => Ok(get_record(self.store, &self.txn, seq)?.map(|record| (seq, record))),
             None => self.find_written(id),
         }
     }
 
     fn find_written(&self, id: &EventId) -> Result<Option<(Seq, Record<'_>)>, StoreError> {
-        if self.ids_written { find_id(self.store.tables(), &self.txn, id) } else { Ok(None) }
+        if self.ids_written { find_id(self.store, &self.txn, id) } else { Ok(None) }
     }
 
     fn put(&mut self, event: &Prepared) -> Result<Seq, StoreError> {
@@ -243,7 +248,7 @@ impl<'s> Batch<'s> {
         for entry in tables.addresses.prefix_iter(&self.txn, &keys::address_key(stem, 0)[..7])? {
             let (key, _) = entry?;
             let seq = key.get(7..).and_then(keys::read_seq).ok_or_else(|| damaged_key("addresses"))?;
-            let Some(record) = get_record(tables, &self.txn, seq)? else { continue };
+            let Some(record) = get_record(self.store, &self.txn, seq)? else { continue };
             let same = record.kind() == kind
                 && record.pubkey() == *author
                 && (kind.class() == KindClass::Replaceable || record.identifier() == identifier);
@@ -357,7 +362,7 @@ impl<'s> Batch<'s> {
             doomed.extend(self.seqs_below(Index::Tags, &prefix, until)?);
         }
         for seq in doomed {
-            let Some(record) = get_record(self.store.tables(), &self.txn, seq)? else { continue };
+            let Some(record) = get_record(self.store, &self.txn, seq)? else { continue };
             let wrapped = record.kind() == Kind::GIFT_WRAP && recipients(&record).contains(author);
             let concerned = record.created_at() <= until && (record.pubkey() == *author || wrapped);
             if concerned && seq != own && record.kind() != Kind::VANISH {

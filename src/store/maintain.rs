@@ -1,15 +1,17 @@
 //! Looking after the database: what is in it, and whether its tables agree with each other.
 
 use std::hash::Hasher;
+use std::ops::ControlFlow;
 
 use heed::RoTxn;
 use siphasher::sip128::{Hasher128, SipHasher13};
 
 use super::keys::{self, Index, Posting, Seq};
+use super::scan::{Budget, Order, Progress, Scan};
 use super::{Store, StoreError, as_record, find_id, freelist, get_record, next_seq, schema, tombstone};
-use crate::nostr::{EventFields, Kind, KindClass};
+use crate::nostr::{EventFields, Filter, Kind, KindClass};
 
-/// What is in the database, read from LMDB's own counters: no table is walked.
+/// What is in the database, mostly from LMDB's own counters: no table is walked.
 #[derive(Debug, Clone, serde::Serialize)]
 pub struct StoreInfo {
     /// Events stored.
@@ -22,9 +24,9 @@ pub struct StoreInfo {
     pub file_bytes: u64,
     /// Bytes of it that are free and will be used again before the file grows.
     pub free_bytes: u64,
-    /// `created_at` of the oldest event, clamped to 32 bits.
+    /// `created_at` of the oldest event.
     pub oldest: Option<u64>,
-    /// `created_at` of the newest event, clamped to 32 bits.
+    /// `created_at` of the newest event.
     pub newest: Option<u64>,
     /// Every table.
     pub tables: Vec<TableInfo>,
@@ -81,14 +83,14 @@ impl Digest {
 /// Shares `bytes` of uncounted pages out over the tables of postings.
 fn share_out(tables: &mut [TableInfo], bytes: u64) {
     let weight = |t: &TableInfo| match t.name {
-        "time" | "kinds" => t.entries * 8,
-        "authors" | "tags" => t.entries * 9,
+        "time" | "kinds" => t.entries.saturating_mul(8),
+        "authors" | "tags" => t.entries.saturating_mul(9),
         _ => 0,
     };
-    let all = tables.iter().map(weight).sum::<u64>().max(1);
+    let all = tables.iter().map(weight).fold(0, u64::saturating_add).max(1);
     for table in tables {
         let share = u128::from(bytes) * u128::from(weight(table)) / u128::from(all);
-        table.bytes += share as u64;
+        table.bytes = table.bytes.saturating_add(share as u64);
     }
 }
 
@@ -106,6 +108,21 @@ impl Store {
         Ok(self.count_free_pages(&txn)?.0)
     }
 
+    /// `created_at` of the first event in this order.
+    fn outermost(&self, order: Order) -> Result<Option<u64>, StoreError> {
+        // The index knows times up to 32 bits only; a scan asks the records.
+        let mut scan = Scan::new(vec![Filter { limit: Some(1), ..Filter::default() }], order);
+        let mut found = None;
+        // At the time 0 nothing has expired: what is stored counts.
+        while found.is_none()
+            && scan.run(self, 0, Budget::COMMAND, &mut |record| {
+                found = Some(record.created_at());
+                ControlFlow::Break(())
+            })? == Progress::More
+        {}
+        Ok(found)
+    }
+
     /// What is in the database.
     pub fn info(&self) -> Result<StoreInfo, StoreError> {
         let txn = self.read()?;
@@ -117,21 +134,20 @@ impl Store {
             let stat = table.stat(&txn)?;
             tables.push(TableInfo { name, entries: stat.entries as u64, bytes: stat.non_free_page_size() as u64 });
         }
-        let used_and_free = env.last_page_number as u64 + 1;
+        let used_and_free = (env.last_page_number as u64).saturating_add(1);
         let (free, list) = self.count_free_pages(&txn)?;
-        let counted = tables.iter().map(|t| t.bytes).sum::<u64>() / page + root.leaf_pages as u64 + 2 + list;
-        share_out(&mut tables, used_and_free.saturating_sub(free + counted) * page);
-        let time = |entry: Option<(&[u8], &[u8])>| {
-            entry.and_then(|(key, value)| Posting::read(Index::Time, key, value)).map(|p| u64::from(p.time()))
-        };
+        // Saturating, because in a damaged file any of these may be anything.
+        let own = [free, list, root.leaf_pages as u64, 2];
+        let counted = own.into_iter().chain(tables.iter().map(|t| t.bytes / page)).fold(0, u64::saturating_add);
+        share_out(&mut tables, used_and_free.saturating_sub(counted).saturating_mul(page));
         Ok(StoreInfo {
             events: tables.iter().find(|t| t.name == "events").map_or(0, |t| t.entries),
             next_seq: next_seq(self.tables(), &txn)?,
             schema_version: schema::VERSION,
             file_bytes: self.env().real_disk_size()?,
-            free_bytes: free * page,
-            oldest: time(self.tables().time.first(&txn)?),
-            newest: time(self.tables().time.last(&txn)?),
+            free_bytes: free.saturating_mul(page),
+            oldest: self.outermost(Order::OldestFirst)?,
+            newest: self.outermost(Order::NewestFirst)?,
             tables,
         })
     }
@@ -160,7 +176,7 @@ impl Store {
                 Some(event) if event.check_id().is_err() => report.fault(format!("event {seq} does not match its id")),
                 Some(_) => {}
             }
-            match find_id(tables, &txn, &record.id())? {
+            match find_id(self, &txn, &record.id())? {
                 Some((found, _)) if found == seq => {}
                 Some((found, _)) => report.fault(format!("event {seq} is stored twice, also as {found}")),
                 None => report.fault(format!("event {seq} is missing in ids")),
@@ -224,7 +240,7 @@ impl Store {
                 report.fault(format!("{index:?} has an entry that cannot be read"));
                 continue;
             };
-            let Some(record) = get_record(self.tables(), txn, posting.seq)? else {
+            let Some(record) = get_record(self, txn, posting.seq)? else {
                 report.fault(format!("{index:?} points at event {}, which is not there", posting.seq));
                 continue;
             };
@@ -248,7 +264,7 @@ impl Store {
                 report.fault("addresses has an entry that cannot be read".into());
                 continue;
             };
-            let Some(record) = get_record(self.tables(), txn, seq)? else {
+            let Some(record) = get_record(self, txn, seq)? else {
                 report.fault(format!("addresses points at event {seq}, which is not there"));
                 continue;
             };
@@ -258,7 +274,7 @@ impl Store {
             };
             if let Some((stem, other)) = &previous
                 && key.starts_with(stem)
-                && let Some(rival) = get_record(self.tables(), txn, *other)?
+                && let Some(rival) = get_record(self, txn, *other)?
                 && address(&rival) == address(&record)
             {
                 report.fault(format!("events {other} and {seq} are versions of one address"));

@@ -8,6 +8,7 @@ mod apply;
 mod freelist;
 mod keys;
 mod maintain;
+mod open;
 mod pending;
 mod plan;
 mod prepare;
@@ -17,11 +18,13 @@ mod scan;
 mod schema;
 mod tombstone;
 
+use std::collections::BTreeSet;
 use std::io;
+use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use heed::{Env, EnvOpenOptions, MdbError, RoTxn, RwTxn, WithoutTls};
+use heed::{Env, MdbError, RoTxn, RwTxn, WithoutTls};
 
 pub use apply::{Applied, Batch};
 pub use keys::Seq;
@@ -32,12 +35,6 @@ pub use scan::{Budget, Order, Progress, Scan};
 
 use keys::KeyHasher;
 use schema::Tables;
-
-/// Readers at the same time, over all processes that have the database open.
-const MAX_READERS: u32 = 512;
-
-/// The smallest address space worth starting with when the host grants less than was asked for.
-const LEAST_GRANT: u64 = 1 << 30;
 
 /// What can go wrong with the database.
 #[derive(Debug, thiserror::Error)]
@@ -50,6 +47,9 @@ pub enum StoreError {
         "there is no database in {0}: start the relay or import something first, or name another folder with --data"
     )]
     Missing(PathBuf),
+    /// Where the folder should be, there is a file.
+    #[error("{0} is a file, not a folder: name the folder that holds the database with --data")]
+    NotAFolder(PathBuf),
     /// The folder cannot be created or opened.
     #[error("the database in {path} cannot be opened: {source}")]
     Open {
@@ -68,7 +68,15 @@ pub enum StoreError {
         /// What this program can read.
         known: u32,
     },
-    /// Something in the file is not as it was written.
+    /// The file is not a database, or not a whole one: nothing of it can be read.
+    #[error("the database in {path} cannot be used: {fault}")]
+    Unusable {
+        /// The folder.
+        path: PathBuf,
+        /// What is wrong with the file.
+        fault: String,
+    },
+    /// Something in the file is not as it was written; the rest may still be read.
     #[error("the database is damaged: {0}")]
     Damaged(String),
     /// Any other fault of LMDB.
@@ -87,6 +95,7 @@ impl From<heed::Error> for StoreError {
         match &error {
             heed::Error::Mdb(MdbError::MapFull) => StoreError::Full,
             heed::Error::Io(error) if is_disk_full(error) => StoreError::Full,
+            heed::Error::Mdb(MdbError::Corrupted | MdbError::PageNotFound) => StoreError::Damaged(error.to_string()),
             _ => StoreError::Lmdb(error),
         }
     }
@@ -103,14 +112,21 @@ struct Inner {
     tables: Tables,
     hasher: KeyHasher,
     path: PathBuf,
+    /// Numbers of the events whose records could not be read, as far as anybody asked for them.
+    damaged: Mutex<BTreeSet<Seq>>,
 }
+
+/// Damaged records that are remembered, and those that are named in the log.
+const DAMAGED_KEPT: usize = 100_000;
+const DAMAGED_NAMED: usize = 100;
 
 impl Store {
     /// Opens the database in folder `path`, creating both when they are missing. `map_size` is the address space to reserve in
     /// bytes; where the host grants less, the largest half, quarter … of it that it does grant is taken.
     pub fn open(path: &Path, map_size: u64) -> Result<Store, StoreError> {
+        open::look(path)?;
         std::fs::create_dir_all(path).map_err(|source| StoreError::Open { path: path.into(), source })?;
-        let env = open_env(path, map_size)?;
+        let env = open::open(path, map_size)?;
         let tables = match schema::open(&env)? {
             Some(tables) => tables,
             None => schema::create(&env)?,
@@ -120,10 +136,10 @@ impl Store {
 
     /// Opens a database that exists already, or says that there is none.
     pub fn open_existing(path: &Path, map_size: u64) -> Result<Store, StoreError> {
-        if !path.join("data.mdb").is_file() {
+        if !open::look(path)? {
             return Err(StoreError::Missing(path.into()));
         }
-        let env = open_env(path, map_size)?;
+        let env = open::open(path, map_size)?;
         let tables = schema::open(&env)?.ok_or_else(|| StoreError::Missing(path.into()))?;
         Store::with_tables(env, tables, path)
     }
@@ -154,7 +170,8 @@ impl Store {
         };
         // Slots of processes that died would pin pages for ever.
         env.clear_stale_readers()?;
-        Ok(Store { inner: Arc::new(Inner { env, tables, hasher, path: path.into() }) })
+        let damaged = Mutex::default();
+        Ok(Store { inner: Arc::new(Inner { env, tables, hasher, path: path.into(), damaged }) })
     }
 
     /// The folder the database lies in.
@@ -178,26 +195,49 @@ impl Store {
         self.env().info().last_txn_id
     }
 
-    /// Calls `each` with the records of `seqs`, in that order, in one short read transaction; numbers whose event is gone
-    /// are passed over. Returns how many were found.
+    /// Numbers of the events whose records are damaged, as far as somebody came across them since the database was opened. Every
+    /// reader passes over them.
+    pub fn damaged(&self) -> Vec<Seq> {
+        self.lock_damaged().iter().copied().collect()
+    }
+
+    fn lock_damaged(&self) -> MutexGuard<'_, BTreeSet<Seq>> {
+        // Whoever panicked while holding it left a set that is whole.
+        self.inner.damaged.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn note_damaged(&self, seq: Seq) {
+        let mut damaged = self.lock_damaged();
+        if damaged.len() < DAMAGED_KEPT && damaged.insert(seq) && damaged.len() <= DAMAGED_NAMED {
+            tracing::error!("event {seq} of the database is damaged and was left out");
+        }
+    }
+
+    /// Calls `each` with the records of `seqs`, in that order, in one short read transaction, until it breaks off; numbers whose event is
+    /// gone or damaged are passed over. Each is looked up for itself, so damaged pages cost what stood on them, and no more.
     pub fn records(
         &self,
         seqs: impl Iterator<Item = Seq>,
-        each: &mut dyn FnMut(Seq, Record<'_>),
-    ) -> Result<usize, StoreError> {
-        let txn = self.read()?;
-        let mut found = 0;
+        each: &mut dyn FnMut(Seq, Record<'_>) -> ControlFlow<()>,
+    ) -> Result<(), StoreError> {
+        let mut txn = self.read()?;
         for seq in seqs {
-            if let Some(record) = get_record(self.tables(), &txn, seq)? {
-                each(seq, record);
-                found += 1;
+            match get_record(self, &txn, seq) {
+                Ok(Some(record)) if each(seq, record).is_break() => break,
+                Ok(_) => {}
+                Err(StoreError::Damaged(_)) => {
+                    self.note_damaged(seq);
+                    // LMDB lets nothing more be read in a transaction that met damage.
+                    txn = self.read()?;
+                }
+                Err(error) => return Err(error),
             }
         }
-        Ok(found)
+        Ok(())
     }
 
-    /// Calls `each` with up to `limit` records from `from` on, in the order in which this database learned of them. Returns where
-    /// to go on, `None` at the end of the log.
+    /// Calls `each` with the records of the next `limit` events from `from` on, in the order in which this
+    /// database learned of them: expired ones included, damaged ones passed over. Returns where to go on, `None` at the end of the log.
     pub fn log(
         &self,
         from: Seq,
@@ -214,7 +254,10 @@ impl Store {
             if i == limit {
                 return Ok(Some(next));
             }
-            each(seq, as_record(seq, value)?);
+            match Record::new(value) {
+                Some(record) => each(seq, record),
+                None => self.note_damaged(seq),
+            }
             next = seq + 1;
         }
         Ok(None)
@@ -223,7 +266,7 @@ impl Store {
     /// For each id, whether its event is stored. One short read transaction.
     pub fn contains(&self, ids: impl Iterator<Item = crate::nostr::EventId>) -> Result<Vec<bool>, StoreError> {
         let txn = self.read()?;
-        ids.map(|id| Ok(find_id(self.tables(), &txn, &id)?.is_some())).collect()
+        ids.map(|id| Ok(find_id(self, &txn, &id)?.is_some())).collect()
     }
 
     /// Whether something stored has expired by `now` and waits for its removal. One seek.
@@ -267,34 +310,6 @@ impl Store {
 
     fn read(&self) -> Result<RoTxn<'_, WithoutTls>, StoreError> {
         Ok(self.inner.env.read_txn()?)
-    }
-}
-
-#[allow(unsafe_code)]
-fn open_env(path: &Path, map_size: u64) -> Result<Env<WithoutTls>, StoreError> {
-    let mut size = map_size;
-    loop {
-        let mut options = EnvOpenOptions::new().read_txn_without_tls();
-        options.map_size(usize::try_from(size).unwrap_or(usize::MAX / 2) & !0xFFFF);
-        options.max_readers(MAX_READERS).max_dbs(schema::MAX_TABLES);
-        // SAFETY: the map is undefined behaviour only if something but LMDB changes the file while it is open. The
-        // folder belongs to this program, every access in every process of it goes through LMDB with its lock file (no
-        // NO_LOCK, no network file system advised), and the map is never resized while the environment lives.
-        let opened = unsafe { options.open(path) };
-        match opened {
-            Ok(env) => return Ok(env),
-            // Less address space than asked for: a 32-bit host, a container, strict overcommit.
-            Err(heed::Error::Io(e)) if e.kind() == io::ErrorKind::OutOfMemory && size > LEAST_GRANT => size /= 2,
-            Err(heed::Error::Mdb(MdbError::Other(12))) if size > LEAST_GRANT => size /= 2,
-            Err(heed::Error::Io(source)) => return Err(StoreError::Open { path: path.into(), source }),
-            Err(heed::Error::Mdb(MdbError::Invalid | MdbError::VersionMismatch)) => {
-                return Err(StoreError::Damaged(format!(
-                    "{} is not an LMDB file that this program can read: name another folder with --data, or restore a backup",
-                    path.join("data.mdb").display()
-                )));
-            }
-            Err(other) => return Err(other.into()),
-        }
     }
 }
 
@@ -356,24 +371,28 @@ fn as_record(seq: Seq, bytes: &[u8]) -> Result<Record<'_>, StoreError> {
     Record::new(bytes).ok_or_else(|| StoreError::Damaged(format!("event {seq} is not a record")))
 }
 
-fn get_record<'t>(tables: &Tables, txn: &'t RoTxn<'_>, seq: Seq) -> Result<Option<Record<'t>>, StoreError> {
-    match tables.events.get(txn, &keys::seq_bytes(seq))? {
-        None => Ok(None),
-        Some(bytes) => as_record(seq, bytes).map(Some),
+/// The record of an event; `None` when it is gone, or damaged. One damaged record must not keep anybody from all the others, so it
+/// is noted and counts as gone: what it held can even be stored anew.
+fn get_record<'t>(store: &Store, txn: &'t RoTxn<'_>, seq: Seq) -> Result<Option<Record<'t>>, StoreError> {
+    let Some(bytes) = store.tables().events.get(txn, &keys::seq_bytes(seq))? else { return Ok(None) };
+    let record = Record::new(bytes);
+    if record.is_none() {
+        store.note_damaged(seq);
     }
+    Ok(record)
 }
 
 /// The stored event with this id. Keys hold a part of it only, so the record has the last word.
 fn find_id<'t>(
-    tables: &Tables,
+    store: &Store,
     txn: &'t RoTxn<'_>,
     id: &crate::nostr::EventId,
 ) -> Result<Option<(Seq, Record<'t>)>, StoreError> {
     use crate::nostr::EventFields;
-    for entry in tables.ids.prefix_iter(txn, &keys::id_stem(id))? {
+    for entry in store.tables().ids.prefix_iter(txn, &keys::id_stem(id))? {
         let (key, _) = entry?;
         let seq = key.get(7..).and_then(keys::read_seq).ok_or_else(|| damaged_key("ids"))?;
-        match get_record(tables, txn, seq)? {
+        match get_record(store, txn, seq)? {
             Some(record) if record.id() == *id => return Ok(Some((seq, record))),
             _ => {}
         }

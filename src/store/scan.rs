@@ -285,7 +285,7 @@ impl<'s> Slice<'s> {
     fn record(&self, seq: Seq) -> Result<Option<Record<'s>>, StoreError> {
         match self.confirmed.get() {
             Some((confirmed, record)) if confirmed == seq => Ok(Some(record)),
-            _ => get_record(self.store.tables(), self.txn, seq),
+            _ => get_record(self.store, self.txn, seq),
         }
     }
 
@@ -367,7 +367,7 @@ impl<'s> Slice<'s> {
             Plan::Ids(ids) => {
                 for id in ids {
                     *walked += 1;
-                    if let Some((seq, record)) = find_id(self.store.tables(), self.txn, &id)?
+                    if let Some((seq, record)) = find_id(self.store, self.txn, &id)?
                         && self.belongs(seq, &record, &part.filter)
                     {
                         part.hits.push(Hit { created_at: record.created_at(), id, seq });
@@ -443,7 +443,7 @@ impl<'s> Slice<'s> {
             if seq >= self.before {
                 continue;
             }
-            if let Some(record) = get_record(self.store.tables(), self.txn, seq)?
+            if let Some(record) = get_record(self.store, self.txn, seq)?
                 && self.belongs(seq, &record, filter)
             {
                 hits.push(Hit { created_at: record.created_at(), id: record.id(), seq });

@@ -1,0 +1,86 @@
+//! Opening the file: what can be wrong with it is found out before LMDB maps it, because what is missing from a mapped file
+//! ends the process.
+
+use std::fs;
+use std::io;
+use std::path::Path;
+
+use heed::{Env, EnvOpenOptions, MdbError, WithoutTls};
+use rustix::process::{Resource, getrlimit};
+
+use super::{StoreError, freelist, schema};
+
+/// The name that LMDB gives its file.
+const FILE: &str = "data.mdb";
+
+/// Readers at the same time, over all processes that have the database open.
+const MAX_READERS: u32 = 512;
+
+/// The smallest address space worth starting with when the host grants less than was asked for.
+const LEAST_GRANT: u64 = 1 << 30;
+
+/// Whether there is a database in folder `path`, or an error when there cannot be one.
+pub fn look(path: &Path) -> Result<bool, StoreError> {
+    let metadata = |path: &Path| match fs::metadata(path) {
+        Ok(metadata) => Ok(Some(metadata)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(source) => Err(source),
+    };
+    let failed = |source| StoreError::Open { path: path.into(), source };
+    match metadata(path).map_err(failed)? {
+        None => Ok(false),
+        Some(folder) if !folder.is_dir() => Err(StoreError::NotAFolder(path.into())),
+        Some(_) => match metadata(&path.join(FILE)).map_err(failed)? {
+            None => Ok(false),
+            Some(file) if file.is_file() => Ok(file.len() > 0),
+            Some(_) => Err(unusable(path, format!("{FILE} is not a file"))),
+        },
+    }
+}
+
+fn unusable(path: &Path, fault: String) -> StoreError {
+    StoreError::Unusable { path: path.into(), fault }
+}
+
+/// Opens the environment in folder `path`, which must exist.
+pub fn open(path: &Path, map_size: u64) -> Result<Env<WithoutTls>, StoreError> {
+    let env = reserve(path, map_size)?;
+    // While this transaction is open, nothing that it could see is overwritten.
+    let txn = env.read_txn()?;
+    let file = env.try_clone_inner_file()?;
+    let page_size = env.unnamed_database_stat().page_size as usize;
+    if let Some(needed) = freelist::cut_off(&file, page_size, txn.id() as u64) {
+        let there = env.real_disk_size()?;
+        return Err(unusable(path, format!("{FILE} is cut off, it has {there} bytes and should have {needed}")));
+    }
+    drop(txn);
+    Ok(env)
+}
+
+/// Maps the file with as much address space as the host grants.
+#[allow(unsafe_code)]
+fn reserve(path: &Path, map_size: u64) -> Result<Env<WithoutTls>, StoreError> {
+    // Where addresses are rationed (`ulimit -v`), threads and buffers need their share too.
+    let ration = getrlimit(Resource::As).current.map_or(u64::MAX, |bytes| bytes / 2);
+    let mut size = map_size.min(ration);
+    loop {
+        let mut options = EnvOpenOptions::new().read_txn_without_tls();
+        options.map_size(usize::try_from(size).unwrap_or(usize::MAX / 2) & !0xFFFF);
+        options.max_readers(MAX_READERS).max_dbs(schema::MAX_TABLES);
+        // SAFETY: the map is undefined behaviour only if something but LMDB changes the file while it is open. The
+        // folder belongs to this program, every access in every process of it goes through LMDB with its lock file (no
+        // NO_LOCK, no network file system advised), and the map is never resized while the environment lives.
+        let opened = unsafe { options.open(path) };
+        match opened {
+            Ok(env) => return Ok(env),
+            // Less address space than asked for: a 32-bit host, a container, strict overcommit.
+            Err(heed::Error::Io(e)) if e.kind() == io::ErrorKind::OutOfMemory && size > LEAST_GRANT => size /= 2,
+            Err(heed::Error::Mdb(MdbError::Other(12))) if size > LEAST_GRANT => size /= 2,
+            Err(heed::Error::Io(source)) => return Err(StoreError::Open { path: path.into(), source }),
+            Err(heed::Error::Mdb(MdbError::Invalid | MdbError::VersionMismatch)) => {
+                return Err(unusable(path, format!("{FILE} is not an LMDB file that this program can read")));
+            }
+            Err(other) => return Err(other.into()),
+        }
+    }
+}

@@ -12,8 +12,9 @@ use clap::Args;
 use crossbeam_channel::Receiver;
 use rayon::prelude::*;
 use serde::Serialize;
+use serde_json::value::RawValue;
 
-use super::failure::{CLEAN, Failure, Outcome, SOME_REFUSED, complain, things};
+use super::failure::{CLEAN, FAILED, Failure, LEFT_OUT, Outcome, complain, things};
 use super::globals::Globals;
 use super::input::{self, Chunk, Lines, MAX_LINE_BYTES, Next, Source};
 use super::output::{self, Output};
@@ -34,7 +35,8 @@ const SHOWN: u64 = 10;
 #[derive(Args, Debug)]
 #[command(
     long_about = "Bring events into the database.\n\n\
-        Reads JSONL: one event in each line, as `ratite export`, strfry and most other relays write it. Ids and signatures are \
+        Reads JSONL: one event in each line, as `ratite export`, strfry and most other relays write it; also a JSON list of events, \
+        and messages such as [\"EVENT\",{...}]. Ids and signatures are \
         checked on all cores. A bad line is counted and never stops the run. The relay may be running: it delivers the new events to \
         its clients at once. Running an import again, also after it was stopped, does no harm: what is there already is \
         passed over.",
@@ -44,7 +46,8 @@ Examples:
   ratite import backup-*.jsonl.zst --rejects refused.jsonl
   strfry export | ratite import
 
-Exit codes: 0 everything is in, 2 some lines were refused, 1 the import failed or was stopped.
+Exit codes: 0 everything is in, 2 some lines were refused, 1 the import failed or was stopped, or a file could not be read
+to its end (the files after it are read all the same).
 
 --rejects writes one JSON object for each refused line, with the members file, line, reason
 and event, the text of the line: `jq -r .event refused.jsonl` brings the lines back."
@@ -126,14 +129,15 @@ pub(super) fn run(args: &ImportArgs, globals: &Globals) -> Outcome {
         in_flight: VecDeque::new(),
         summary: Summary::default(),
         rejects,
+        faults: Vec::new(),
     };
     let result = import.read_all(sources, &stop);
     // What was handed over is on its way to the disk in any case: it belongs to the summary.
     let result = import.finish_batches().and(result);
     relay.shutdown();
 
-    let Import { mut summary, rejects, .. } = import;
-    summary.complete = matches!(result, Ok(true));
+    let Import { mut summary, rejects, faults, .. } = import;
+    summary.complete = matches!(result, Ok(true)) && faults.is_empty();
     let rejects = rejects.finish();
     if args.json {
         output::print_json(&summary)?;
@@ -141,12 +145,17 @@ pub(super) fn run(args: &ImportArgs, globals: &Globals) -> Outcome {
         output::print(&summary.text(started.elapsed().as_secs_f64()))?;
     }
     rejects?;
+    let faulty = !faults.is_empty();
+    for fault in faults {
+        fault.report();
+    }
     match result {
         Err(failure) => Err(failure),
         Ok(false) => {
             Err(Failure::new("the import was stopped", "Run it again to continue; what is in is passed over."))
         }
-        Ok(true) if summary.refused > 0 => Ok(ExitCode::from(SOME_REFUSED)),
+        Ok(true) if faulty => Ok(ExitCode::from(FAILED)),
+        Ok(true) if summary.refused > 0 => Ok(ExitCode::from(LEFT_OUT)),
         Ok(true) => Ok(CLEAN),
     }
 }
@@ -158,6 +167,8 @@ struct Import<'r> {
     in_flight: VecDeque<Batch>,
     summary: Summary,
     rejects: Rejects,
+    /// Why sources could not be read to their end.
+    faults: Vec<Failure>,
 }
 
 /// A chunk on its way to the disk.
@@ -176,10 +187,12 @@ impl Import<'_> {
         let mut progress = shown.then(|| Progress::new("events", input::total_bytes(&sources)));
         let mut lines = Lines::read(sources);
         while !stop.requested() {
-            match lines.next()? {
-                Next::Chunk(chunk) => self.begin_batch(chunk)?,
-                Next::Waiting => self.finish_batches()?,
-                Next::End => return Ok(true),
+            match lines.next() {
+                Ok(Next::Chunk(chunk)) => self.begin_batch(chunk)?,
+                Ok(Next::Waiting) => self.finish_batches()?,
+                Ok(Next::End) => return Ok(true),
+                // The sources behind a faulty one are as good as they were.
+                Err(fault) => self.faults.push(fault),
             }
             if let Some(progress) = &mut progress {
                 progress.at(lines.consumed(), self.summary.read);
@@ -197,7 +210,8 @@ impl Import<'_> {
                 if line.too_long {
                     return Err(format!("invalid: the line is longer than {}", text::size(MAX_LINE_BYTES as u64)));
                 }
-                Event::parse(&chunk.text[line.range.clone()]).map_err(|error| format!("invalid: {error}"))
+                let text = event_text(&chunk.text[line.range.clone()])?;
+                Event::parse(text).map_err(|error| format!("invalid: {error}"))
             })
             .collect();
         let mut events = Vec::with_capacity(parsed.len());
@@ -261,6 +275,19 @@ impl Import<'_> {
                 "Put that right, then run the import again; what is in is passed over.",
             )),
         }
+    }
+}
+
+/// The event in a line: the line itself, or what a message carries, `["EVENT",{…}]` of a client or `["EVENT","sub",{…}]` of a relay.
+fn event_text(line: &[u8]) -> Result<&[u8], String> {
+    if line.trim_ascii_start().first() != Some(&b'[') {
+        return Ok(line);
+    }
+    let parts: Vec<&RawValue> =
+        serde_json::from_slice(line).map_err(|error| format!("invalid: malformed JSON: {error}"))?;
+    match parts.as_slice() {
+        [name, event] | [name, _, event] if name.get() == "\"EVENT\"" => Ok(event.get().as_bytes()),
+        _ => Err("invalid: neither an event nor a message with one".to_owned()),
     }
 }
 

@@ -1,9 +1,18 @@
 //! Lines of events from files and standard input: unpacked when compressed, cut into chunks of whole lines, and never
 //! more in memory than a few chunks, however long a file or a line is.
+//!
+//! | file | what |
+//! |---|---|
+//! | `unpack` | gzip and Zstandard |
+//! | `layout` | what a source holds, told from its beginning |
+//! | `assembly` | pieces of text become chunks of events |
+
+mod assembly;
+mod layout;
+mod unpack;
 
 use std::fs::{self, File};
 use std::io::{self, IsTerminal as _, Read};
-use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -12,6 +21,10 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{Receiver, RecvTimeoutError};
 
 use super::failure::{Failure, complain, plain};
+use assembly::Assembly;
+pub(super) use assembly::{Chunk, MAX_LINE_BYTES};
+use layout::{Layout, Look, MARK, look};
+use unpack::{RUBBISH, unpack};
 
 /// A chunk is handed on when it has this many bytes. Each chunk becomes one transaction, and a transaction rewrites the
 /// pages it touches however little it changes in them: chunks of 4 MiB write four times as much to the disk as these.
@@ -19,12 +32,6 @@ const CHUNK_BYTES: usize = 16 << 20;
 
 /// The first chunk has this many bytes, each further one twice as many: small files too are written while they are read.
 const FIRST_CHUNK_BYTES: usize = 1 << 20;
-
-/// No event is this long; a longer line is some other file, and is passed over without keeping it.
-pub(super) const MAX_LINE_BYTES: usize = 16 << 20;
-
-/// How much of a line that is too long is kept to show it.
-const SHOWN_BYTES: usize = 256;
 
 /// Bytes read at a time.
 const PIECE_BYTES: usize = 256 << 10;
@@ -118,28 +125,6 @@ pub(super) fn total_bytes(sources: &[Source]) -> Option<u64> {
         .sum()
 }
 
-/// Whole lines, of one source or of several short ones.
-#[derive(Debug)]
-pub(super) struct Chunk {
-    /// The bytes the lines lie in.
-    pub(super) text: Vec<u8>,
-    /// The lines in order; blank ones are left out.
-    pub(super) lines: Vec<Line>,
-}
-
-/// One line of a chunk.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Line {
-    /// Index into the sources.
-    pub(super) source: usize,
-    /// Its number in its source, from 1.
-    pub(super) number: u64,
-    /// Where it lies in the chunk, without its line end.
-    pub(super) range: Range<usize>,
-    /// Whether it was longer than [`MAX_LINE_BYTES`]; then only its beginning is there.
-    pub(super) too_long: bool,
-}
-
 /// What the next look at the input brought.
 #[derive(Debug)]
 pub(super) enum Next {
@@ -153,6 +138,8 @@ pub(super) enum Next {
 /// Reads sources one after another on a thread of its own.
 pub(super) struct Lines {
     pieces: Receiver<Piece>,
+    /// The names of the sources that have not ended.
+    names: std::vec::IntoIter<String>,
     assembly: Assembly,
     /// Bytes read from disk or pipe, before unpacking.
     consumed: Arc<AtomicU64>,
@@ -163,9 +150,24 @@ pub(super) struct Lines {
 }
 
 enum Piece {
+    /// The next source begins.
+    Begin(Layout),
     Bytes(Vec<u8>),
-    EndOfSource,
-    Failed(Failure),
+    End,
+    Failed(Fault),
+}
+
+/// Why a source cannot be read to its end.
+struct Fault {
+    failure: Failure,
+    /// Whether it is whole nevertheless, as far as there are events in it.
+    whole: bool,
+}
+
+impl From<Failure> for Fault {
+    fn from(failure: Failure) -> Fault {
+        Fault { failure, whole: false }
+    }
 }
 
 impl Lines {
@@ -175,20 +177,21 @@ impl Lines {
         let (sender, pieces) = crossbeam_channel::bounded(2);
         let consumed = Arc::new(AtomicU64::new(0));
         let counter = consumed.clone();
+        let names = sources.iter().map(Source::name).collect::<Vec<_>>().into_iter();
         // Nobody waits for this thread: when a command is stopped while it blocks on a pipe, the process just ends.
         std::thread::spawn(move || {
             for source in sources {
-                match read_source(&source, &counter, &mut |piece| sender.send(Piece::Bytes(piece)).is_ok()) {
-                    Ok(true) if sender.send(Piece::EndOfSource).is_ok() => {}
-                    Ok(_) => return,
-                    Err(failure) => {
-                        let _ = sender.send(Piece::Failed(failure));
-                        return;
-                    }
+                let end = match read_source(&source, &counter, &mut |piece| sender.send(piece).is_ok()) {
+                    Ok(true) => Piece::End,
+                    Ok(false) => return,
+                    Err(fault) => Piece::Failed(fault),
+                };
+                if sender.send(end).is_err() {
+                    return;
                 }
             }
         });
-        Lines { pieces, assembly: Assembly::default(), consumed, fault: None, enough: FIRST_CHUNK_BYTES }
+        Lines { pieces, names, assembly: Assembly::default(), consumed, fault: None, enough: FIRST_CHUNK_BYTES }
     }
 
     /// Bytes read so far, before unpacking.
@@ -196,7 +199,8 @@ impl Lines {
         self.consumed.load(Ordering::Relaxed)
     }
 
-    /// Waits up to a fraction of a second for the next chunk. A fault comes after the whole lines that were read before it.
+    /// Waits up to a fraction of a second for the next chunk. A fault ends one source: it comes
+    /// after the lines that were read before it, and the next call goes on with the next source.
     pub(super) fn next(&mut self) -> Result<Next, Failure> {
         let deadline = Instant::now() + PATIENCE;
         loop {
@@ -204,16 +208,31 @@ impl Lines {
                 return Err(fault);
             }
             let (enough, otherwise) = match self.pieces.recv_deadline(deadline) {
+                Ok(Piece::Begin(layout)) => {
+                    self.assembly.begin_source(layout);
+                    continue;
+                }
                 Ok(Piece::Bytes(piece)) => {
                     self.assembly.add(&piece);
                     (self.enough, None)
                 }
-                Ok(Piece::EndOfSource) => {
-                    self.assembly.end_of_source();
-                    (self.enough, None)
+                Ok(Piece::End) => {
+                    let name = self.names.next();
+                    if self.assembly.end_source() {
+                        (self.enough, None)
+                    } else {
+                        self.fault = name.map(|name| cut_off(&name));
+                        (1, None)
+                    }
                 }
                 Ok(Piece::Failed(fault)) => {
-                    self.fault = Some(fault);
+                    self.names.next();
+                    if fault.whole {
+                        self.assembly.end_source();
+                    } else {
+                        self.assembly.give_up_source();
+                    }
+                    self.fault = Some(fault.failure);
                     (1, None)
                 }
                 Err(RecvTimeoutError::Timeout) => (1, Some(Next::Waiting)),
@@ -231,110 +250,77 @@ impl Lines {
     }
 }
 
-/// Puts pieces together and finds the lines in them.
-#[derive(Default)]
-struct Assembly {
-    buffer: Vec<u8>,
-    /// The whole lines in the buffer.
-    lines: Vec<Line>,
-    /// Where the line begins that has no end yet: the end of the whole lines.
-    begun: usize,
-    /// Whether that line is too long, so that the rest of it is passed over.
-    skipping: bool,
-    source: usize,
-    /// Lines of this source so far.
-    number: u64,
+fn cut_off(name: &str) -> Failure {
+    Failure::new(format!("{name} ends too early: it is cut off"), AGAIN)
 }
 
-impl Assembly {
-    fn add(&mut self, mut piece: &[u8]) {
-        while let Some(length) = memchr::memchr(b'\n', piece) {
-            self.append(&piece[..length]);
-            self.end_line();
-            piece = &piece[length + 1..];
-        }
-        self.append(piece);
-    }
-
-    /// More of the line that has no end yet.
-    fn append(&mut self, part: &[u8]) {
-        if !self.skipping {
-            self.buffer.extend_from_slice(part);
-        }
-        if self.buffer.len() - self.begun > MAX_LINE_BYTES {
-            self.buffer.truncate(self.begun + SHOWN_BYTES);
-            self.skipping = true;
-        }
-    }
-
-    fn end_line(&mut self) {
-        self.number += 1;
-        let mut range = self.begun..self.buffer.len();
-        if self.number == 1 && self.buffer[range.clone()].starts_with(b"\xef\xbb\xbf") {
-            // The byte order mark that some editors put in front of a file.
-            range.start += 3;
-        }
-        if !self.buffer[range.clone()].iter().all(u8::is_ascii_whitespace) {
-            self.lines.push(Line { source: self.source, number: self.number, range, too_long: self.skipping });
-        }
-        self.begun = self.buffer.len();
-        self.skipping = false;
-    }
-
-    fn end_of_source(&mut self) {
-        if self.begun < self.buffer.len() {
-            // A last line needs no line end.
-            self.end_line();
-        }
-        self.source += 1;
-        self.number = 0;
-    }
-
-    /// Takes the whole lines out when they come to this many bytes.
-    fn take(&mut self, enough: usize) -> Option<Chunk> {
-        if self.begun < enough {
-            return None;
-        }
-        let rest = self.buffer.split_off(self.begun);
-        let text = std::mem::replace(&mut self.buffer, rest);
-        self.begun = 0;
-        let lines = std::mem::take(&mut self.lines);
-        (!lines.is_empty()).then_some(Chunk { text, lines })
-    }
-}
+/// What to do about a source that cannot be read to its end.
+const AGAIN: &str = "Everything before that point is in; get the file again and repeat the import.";
 
 /// Reads one source to its end. False when nobody wants more.
-fn read_source(
-    source: &Source,
-    consumed: &Arc<AtomicU64>,
-    take: &mut dyn FnMut(Vec<u8>) -> bool,
-) -> Result<bool, Failure> {
+fn read_source(source: &Source, consumed: &Arc<AtomicU64>, take: &mut dyn FnMut(Piece) -> bool) -> Result<bool, Fault> {
+    let name = source.name();
     let raw: Box<dyn Read + Send> = match source {
         Source::Stdin => Box::new(io::stdin()),
         Source::File(path) => Box::new(File::open(path).map_err(|error| {
-            Failure::io(format!("{} cannot be opened", path.display()), &error, "Check the name and its permissions.")
+            Failure::io(format!("{name} cannot be opened"), &error, "Check the name and its permissions.")
         })?),
     };
     let failed = |error: io::Error| {
-        let what = match error.kind() {
-            io::ErrorKind::UnexpectedEof => format!("{} ends too early: it is cut off", source.name()),
-            _ => format!("{} cannot be read any further: {}", source.name(), plain(&error)),
+        let rubbish = error.to_string() == RUBBISH;
+        let failure = match error.kind() {
+            io::ErrorKind::UnexpectedEof => cut_off(&name),
+            _ if rubbish => {
+                Failure::new(format!("{name} is not clean: {RUBBISH}"), "All that was packed is in; check the rest.")
+            }
+            _ => Failure::new(format!("{name} cannot be read any further: {}", plain(&error)), AGAIN),
         };
-        Failure::new(what, "Everything before that point is in; get the file again and repeat the import.")
+        Fault { failure, whole: rubbish }
     };
-    let mut reader = unpack(source, Counted { inner: raw, consumed: consumed.clone() }, &failed)?;
-    loop {
+    let mut reader =
+        unpack(Counted { inner: raw, consumed: consumed.clone() }).map_err(failed)?.map_err(|foreign| {
+            Failure::new(
+                format!("{name} is compressed with {}, which is not supported", foreign.format),
+                match source {
+                    Source::File(_) => format!("Unpack it on the way: {} {name} | ratite import", foreign.tool),
+                    Source::Stdin => format!("Unpack it first, with {}.", foreign.tool),
+                },
+            )
+        })?;
+    let mut read = || loop {
         let mut piece = vec![0; PIECE_BYTES];
         match reader.read(&mut piece) {
-            Ok(0) => return Ok(true),
             Ok(length) => {
                 piece.truncate(length);
-                if !take(piece) {
-                    return Ok(false);
-                }
+                return Ok(piece);
             }
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
             Err(error) => return Err(failed(error)),
+        }
+    };
+    let mut head = Vec::new();
+    loop {
+        let piece = read()?;
+        head.extend_from_slice(&piece);
+        if head.starts_with(MARK) {
+            head.drain(..MARK.len());
+        }
+        match look(&head, piece.is_empty()) {
+            Look::Wait => {}
+            Look::Events(layout) if take(Piece::Begin(layout)) && take(Piece::Bytes(head)) => break,
+            Look::Events(_) => return Ok(false),
+            Look::Other(what, advice) => {
+                return Err(Failure::new(format!("{name} does not look like JSONL: it is {what}"), advice).into());
+            }
+        }
+    }
+    loop {
+        let piece = read()?;
+        if piece.is_empty() {
+            return Ok(true);
+        }
+        if !take(Piece::Bytes(piece)) {
+            return Ok(false);
         }
     }
 }
@@ -352,51 +338,11 @@ impl<R: Read> Read for Counted<R> {
     }
 }
 
-/// Formats that are recognised only to say how to unpack them.
-const FOREIGN: [(&[u8], &str, &str); 4] = [
-    (b"\xfd7zXZ", "xz", "xz -dc"),
-    (b"BZh", "bzip2", "bzip2 -dc"),
-    (b"PK\x03\x04", "zip", "unzip -p"),
-    (b"\x04\x22\x4d\x18", "lz4", "lz4 -dc"),
-];
-
-/// Unpacks gzip and Zstandard, which are recognised by their first bytes whatever the name says.
-fn unpack(
-    source: &Source,
-    mut raw: impl Read + Send + 'static,
-    failed: &dyn Fn(io::Error) -> Failure,
-) -> Result<Box<dyn Read + Send>, Failure> {
-    let mut start = Vec::new();
-    raw.by_ref().take(6).read_to_end(&mut start).map_err(failed)?;
-    for (magic, format, tool) in FOREIGN {
-        if start.starts_with(magic) {
-            let name = source.name();
-            return Err(Failure::new(
-                format!("{name} is compressed with {format}, which is not supported"),
-                match source {
-                    Source::File(_) => format!("Unpack it on the way: {tool} {name} | ratite import"),
-                    Source::Stdin => format!("Unpack it first, with {tool}."),
-                },
-            ));
-        }
-    }
-    let zstd = start.starts_with(b"\x28\xb5\x2f\xfd")
-        || (start.len() >= 4 && start[0] & 0xf0 == 0x50 && start[1..4] == [0x2a, 0x4d, 0x18]);
-    let gzip = start.starts_with(b"\x1f\x8b");
-    let whole = io::Cursor::new(start).chain(raw);
-    Ok(if gzip {
-        Box::new(flate2::read::MultiGzDecoder::new(whole))
-    } else if zstd {
-        Box::new(zstd::stream::read::Decoder::new(whole).map_err(failed)?)
-    } else {
-        Box::new(whole)
-    })
-}
-
 #[cfg(test)]
 mod tests {
     use std::io::Write as _;
 
+    use super::assembly::SHOWN_BYTES;
     use super::*;
 
     /// Every line of a file as (source, number, text, too_long).
@@ -435,34 +381,34 @@ mod tests {
 
     #[test]
     fn lines_keep_their_numbers_and_blank_ones_are_left_out() {
-        assert_eq!(texts(b"a\n\n \t\r\nb\r\nc"), [(1, "a".into()), (4, "b\r".into()), (5, "c".into())]);
+        assert_eq!(texts(b"{a\n\n \t\r\nb\r\nc"), [(1, "{a".into()), (4, "b\r".into()), (5, "c".into())]);
         assert_eq!(texts(b""), []);
         assert_eq!(texts(b"\n\n"), []);
-        assert_eq!(texts(b"x"), [(1, "x".into())], "a last line needs no line end");
-        assert_eq!(texts(b"\xef\xbb\xbfa\n\xef\xbb\xbfb\n"), [(1, "a".into()), (2, "\u{feff}b".into())]);
+        assert_eq!(texts(b"{x"), [(1, "{x".into())], "a last line needs no line end");
+        assert_eq!(texts(b"\xef\xbb\xbf{a\n\xef\xbb\xbfb\n"), [(1, "{a".into()), (2, "\u{feff}b".into())]);
     }
 
     #[test]
     fn numbers_begin_anew_in_every_source() {
-        let (_a, first) = file(b"a\nb");
-        let (_b, second) = file(b"c\n");
+        let (_a, first) = file(b"{a\nb");
+        let (_b, second) = file(b"{c\n");
         let found = read_all(vec![first, second]).unwrap();
-        assert_eq!(found, [(0, 1, "a".into(), false), (0, 2, "b".into(), false), (1, 1, "c".into(), false)]);
+        assert_eq!(found, [(0, 1, "{a".into(), false), (0, 2, "b".into(), false), (1, 1, "{c".into(), false)]);
     }
 
     #[test]
     fn compressed_input_is_recognised_by_its_first_bytes() {
-        let expected = [(1, "a".to_owned()), (2, "b".to_owned())];
-        assert_eq!(texts(&gzip(b"a\nb")), expected);
-        assert_eq!(texts(&[gzip(b"a\n"), gzip(b"b")].concat()), expected, "several members in one file");
+        let expected = [(1, "{a".to_owned()), (2, "b".to_owned())];
+        assert_eq!(texts(&gzip(b"{a\nb")), expected);
+        assert_eq!(texts(&[gzip(b"{a\n"), gzip(b"b")].concat()), expected, "several members in one file");
         let zstd = |bytes: &[u8]| zstd::encode_all(bytes, 1).unwrap();
-        assert_eq!(texts(&zstd(b"a\nb")), expected);
-        assert_eq!(texts(&[zstd(b"a\n"), zstd(b"b")].concat()), expected, "several frames in one file");
+        assert_eq!(texts(&zstd(b"{a\nb")), expected);
+        assert_eq!(texts(&[zstd(b"{a\n"), zstd(b"b")].concat()), expected, "several frames in one file");
     }
 
     #[test]
     fn a_file_that_is_cut_off_gives_what_came_before_and_then_fails() {
-        let text = "0123456789\n".repeat(100_000);
+        let text = "{0123456789\n".repeat(100_000);
         for whole in [gzip(text.as_bytes()), zstd::encode_all(text.as_bytes(), 1).unwrap()] {
             let (_folder, source) = file(&whole[..whole.len() - 10]);
             match read_all(vec![source]).unwrap_err() {
@@ -486,13 +432,13 @@ mod tests {
 
     #[test]
     fn a_line_without_end_is_passed_over_in_bounded_memory() {
-        let mut bytes = b"a\n".to_vec();
+        let mut bytes = b"{a\n".to_vec();
         bytes.resize(bytes.len() + MAX_LINE_BYTES + 3 * CHUNK_BYTES, b'x');
         bytes.extend_from_slice(b"\nb\n");
         let (_folder, source) = file(&bytes);
         let found = read_all(vec![source]).unwrap();
         assert_eq!(found.len(), 3);
-        assert_eq!((found[0].1, found[0].2.as_str()), (1, "a"));
+        assert_eq!((found[0].1, found[0].2.as_str()), (1, "{a"));
         assert_eq!((found[1].1, found[1].2.len(), found[1].3), (2, SHOWN_BYTES, true));
         assert_eq!((found[2].1, found[2].2.as_str(), found[2].3), (3, "b", false));
         bytes.truncate(MAX_LINE_BYTES + CHUNK_BYTES);
@@ -504,7 +450,7 @@ mod tests {
 
     #[test]
     fn lines_survive_every_cut() {
-        let text: String = (0..400_000).map(|n| format!("line {n:0100}\n")).collect();
+        let text: String = (0..400_000).map(|n| format!("{{line {n:0100}\n")).collect();
         assert!(text.len() > 2 * CHUNK_BYTES);
         let found = texts(text.as_bytes());
         assert_eq!(found.len(), 400_000);
@@ -512,7 +458,7 @@ mod tests {
             found
                 .iter()
                 .enumerate()
-                .all(|(i, (number, text))| { *number == i as u64 + 1 && *text == format!("line {i:0100}") })
+                .all(|(i, (number, text))| { *number == i as u64 + 1 && *text == format!("{{line {i:0100}") })
         );
     }
 

@@ -1,0 +1,78 @@
+//! `ratite config`, and where settings come from.
+
+use crate::place::{Place, end, notes};
+
+#[test]
+fn the_default_configuration_is_printed_and_passes_its_own_check() {
+    let place = Place::new();
+    let template = place.run(&["config"]);
+    assert_eq!((template.code, template.err.as_str()), (0, ""));
+    place.write("ratite.toml", &template.out);
+    let ended = place.run(&["config", "check"]);
+    assert_eq!((ended.code, ended.out.as_str()), (0, "ratite.toml: the configuration is right\n"));
+    let ended = place.run(&["config", "check", "ratite.toml"]);
+    assert_eq!(ended.code, 0);
+    let ended = Place::new().run(&["config", "check"]);
+    assert_eq!(ended.code, 0);
+    assert!(ended.out.starts_with("there is no configuration file"), "{}", ended.out);
+}
+
+#[test]
+fn every_problem_of_a_configuration_is_reported() {
+    let place = Place::new();
+    place.write("bad.toml", "[limits]\nmax_limt = 5\nmax_filters = -1\n[lmits]\n");
+    let ended = place.run(&["config", "check", "bad.toml"]);
+    ended.assert_failed("the configuration has 3 problems to put right:");
+    for line in [
+        "  bad.toml:2: [limits] has no setting \"max_limt\"; did you mean \"max_limit\"?",
+        "  bad.toml:3: limits.max_filters must be a whole number from 1 to 10000, not -1",
+        "  bad.toml:4: there is no section [lmits]; did you mean [limits]?",
+    ] {
+        assert!(ended.err.lines().any(|found| found == line), "{line} is not in {}", ended.err);
+    }
+    for arguments in [&["relay"][..], &["import"], &["info"], &["export"]] {
+        place.run(&[&["--config", "bad.toml"], arguments].concat()).assert_failed("3 problems");
+    }
+    place.run(&["config", "check", "missing.toml"]).assert_failed("there is no such configuration file");
+    assert!(!place.path("ratite-data").exists());
+}
+
+#[test]
+fn settings_come_from_flags_then_environment_then_file() {
+    let place = Place::new();
+    place.write("ratite.toml", "[storage]\npath = \"from-file\"\n");
+    place.write("events.jsonl", notes(1));
+    assert_eq!(place.run(&["import", "events.jsonl"]).code, 0);
+    assert!(place.path("from-file/data.mdb").exists());
+    let mut command = place.command(["import", "events.jsonl"]);
+    assert_eq!(
+        end({
+            command.env("RATITE_STORAGE_PATH", "from-environment");
+            command
+        })
+        .code,
+        0
+    );
+    assert!(place.path("from-environment/data.mdb").exists());
+    let mut command = place.command(["import", "events.jsonl", "--data", "from-flag"]);
+    assert_eq!(
+        end({
+            command.env("RATITE_STORAGE_PATH", "unused");
+            command
+        })
+        .code,
+        0
+    );
+    assert!(place.path("from-flag/data.mdb").exists() && !place.path("unused").exists());
+    let mut command = place.command(["config", "check"]);
+    let ended = end({
+        command.env("RATITE_LISTEN_ADDRESES", "x");
+        command
+    });
+    assert_eq!(ended.code, 0);
+    assert!(
+        ended.err.starts_with("warning: ") && ended.err.contains("did you mean RATITE_LISTEN_ADDRESSES?"),
+        "{}",
+        ended.err
+    );
+}

@@ -1,0 +1,71 @@
+//! The command line from outside: the binary run as a process; exit codes, messages, files.
+
+#![allow(clippy::unwrap_used, reason = "a failed unwrap fails the test")]
+
+mod config;
+mod damage;
+mod export;
+mod import;
+mod place;
+mod relay;
+
+use std::fs;
+
+use place::{Place, notes};
+
+#[test]
+fn help_and_version_are_no_errors() {
+    let place = Place::new();
+    for arguments in
+        [&["--help"][..], &["-V"], &["help"], &["help", "import"], &["export", "--help"], &["config", "check", "-h"]]
+    {
+        let ended = place.run(arguments);
+        assert_eq!((ended.code, ended.err.as_str()), (0, ""), "{arguments:?}");
+        assert!(ended.out.contains("ratite"), "{arguments:?}");
+    }
+    assert_eq!(place.run(&["--version"]).out, format!("ratite {}\n", env!("CARGO_PKG_VERSION")));
+    for command in ["relay", "import", "export", "scan", "delete", "info", "config"] {
+        let help = place.run(&["help", command]).out;
+        assert!(help.contains("Examples:\n  "), "{command} teaches by example: {help}");
+    }
+    assert_eq!(fs::read_dir(place.folder.path()).unwrap().count(), 0, "asking for help leaves nothing behind");
+}
+
+#[test]
+fn wrong_flags_end_with_1_and_name_the_nearest() {
+    let place = Place::new();
+    let ended = place.run(&["--lisen", "127.0.0.1:1"]);
+    ended.assert_failed("'--lisen'");
+    assert!(ended.err.contains("'--listen'"), "{}", ended.err);
+    place.run(&["imprt"]).assert_failed("imprt");
+    place.run(&["export", "--since", "yesterday"]).assert_failed("not a time: write unix seconds");
+    place.run(&["--listen", "localhost:7777"]).assert_failed("not an IP address with a port");
+    place.run(&["--listen", "127.0.0.1:1", "info"]).assert_failed("--listen belongs to the relay");
+    place.run(&["scan"]).assert_failed("FILTER");
+    place.run(&["scan", "--json", "{}"]).assert_failed("--count");
+}
+
+#[test]
+fn commands_that_need_a_database_say_what_to_do_without_one() {
+    let place = Place::new();
+    for arguments in [&["info"][..], &["export"], &["scan", "{}"], &["delete", "--filter", "{}"]] {
+        let ended = place.run(arguments);
+        ended.assert_failed("there is no database in ./ratite-data");
+        assert!(ended.err.contains("--data"), "{}", ended.err);
+        assert_eq!(ended.out, "");
+    }
+    assert!(!place.path("ratite-data").exists(), "looking does not create");
+    place.run(&["--data", "elsewhere", "info"]).assert_failed("there is no database in elsewhere");
+}
+
+#[test]
+fn a_data_folder_that_cannot_be_one_is_an_error_with_advice() {
+    let place = Place::new();
+    place.write("file", "");
+    place.write("events.jsonl", notes(1));
+    place.run(&["--data", "file", "import", "events.jsonl"]).assert_failed("file is a file, not a folder");
+    fs::create_dir(place.path("junk")).unwrap();
+    place.write("junk/data.mdb", "x".repeat(100_000));
+    place.run(&["--data", "junk", "import", "events.jsonl"]).assert_failed("is not an LMDB file");
+    place.run(&["--data", "junk", "info"]).assert_failed("is not an LMDB file");
+}

@@ -158,7 +158,7 @@ fn h240_pipelined_bytes_are_the_first_frames() {
 fn a_taken_port_is_named_with_what_to_do() {
     let relay = TestRelay::start();
     let mut config = ratite::config::Config::default();
-    config.listen.addresses = vec![relay.address];
+    config.listen.addresses = vec![relay.address.into()];
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let error = runtime.block_on(async { ratite::server::Server::start(relay.relay.clone(), &config).err() });
     let error = error.unwrap().to_string();

@@ -1,12 +1,11 @@
 //! Flags that every command knows, and the configuration and the database they lead to.
 
-use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use clap::Args;
 
 use super::failure::{Failure, complain};
-use crate::config::{Config, Loaded, Sources, load};
+use crate::config::{Address, Config, Loaded, Sources, load};
 use crate::store::Store;
 
 /// Flags that every command knows.
@@ -31,7 +30,7 @@ impl Globals {
     }
 
     /// The settings in force, with these addresses to listen on when there are any.
-    pub(super) fn load_with(&self, listen: &[SocketAddr]) -> Result<Config, Failure> {
+    pub(super) fn load_with(&self, listen: &[Address]) -> Result<Config, Failure> {
         Ok(load_warned(Sources { listen: listen.to_vec(), ..self.sources(self.config.clone()) })?.config)
     }
 

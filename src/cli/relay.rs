@@ -1,13 +1,11 @@
 //! `ratite` and `ratite relay`: serve.
 
-use std::net::SocketAddr;
-
 use clap::Args;
 
 use super::failure::{CLEAN, Outcome};
 use super::globals::Globals;
 use super::output::print;
-use crate::config::Config;
+use crate::config::{Address, Config};
 use crate::server;
 
 /// Serve: run the relay
@@ -25,14 +23,15 @@ Examples:
   ratite --data /srv/nostr relay"
 )]
 pub(super) struct RelayArgs {
-    /// Listen on this address, such as 127.0.0.1:7777 or [::]:7777; may be repeated
+    /// Listen on this address, such as 127.0.0.1:7777, [::]:7777 or unix:/run/ratite.sock; may be repeated
     #[arg(long, value_name = "ADDR", value_parser = parse_address)]
-    pub(super) listen: Vec<SocketAddr>,
+    pub(super) listen: Vec<Address>,
 }
 
-fn parse_address(text: &str) -> Result<SocketAddr, String> {
+fn parse_address(text: &str) -> Result<Address, String> {
     text.parse().map_err(|_| {
-        "not an IP address with a port; write 127.0.0.1:7777 (this machine only), 0.0.0.0:7777 or [::]:7777 (everybody)"
+        "not an IP address with a port; write 127.0.0.1:7777 (this machine only), 0.0.0.0:7777 or [::]:7777 (everybody), or \
+         unix:/run/ratite.sock"
             .to_owned()
     })
 }
@@ -66,15 +65,21 @@ impl Greeting {
         }
     }
 
-    fn text(&self, addresses: &[SocketAddr]) -> String {
-        let listening: Vec<String> = addresses.iter().map(|address| format!("ws://{address}")).collect();
-        let client = match addresses.first() {
+    fn text(&self, addresses: &[Address]) -> String {
+        let listening: Vec<String> = addresses
+            .iter()
+            .map(|address| match address {
+                Address::Tcp(address) => format!("ws://{address}"),
+                Address::Unix(_) => address.to_string(),
+            })
+            .collect();
+        let client = match addresses.iter().find_map(Address::tcp) {
             _ if !self.url.is_empty() => self.url.clone(),
             Some(address) if address.ip().is_unspecified() => {
                 format!("ws://<the address of this machine>:{}", address.port())
             }
             Some(address) => format!("ws://{address}"),
-            None => String::new(),
+            None => "the address of your proxy".to_owned(),
         };
         let program = &self.program;
         let flag = if self.data_is_default { String::new() } else { format!(" --data {}", self.data) };
@@ -115,5 +120,10 @@ mod tests {
         config.info.url = "wss://relay.example.org".to_owned();
         let text = Greeting::new(&config).text(&["0.0.0.0:80".parse().unwrap()]);
         assert!(text.contains("add wss://relay.example.org to"), "{text}");
+
+        config.info.url = String::new();
+        let text = Greeting::new(&config).text(&["unix:/run/ratite.sock".parse().unwrap()]);
+        assert!(text.contains("is listening on unix:/run/ratite.sock\n"), "{text}");
+        assert!(text.contains("add the address of your proxy to"), "{text}");
     }
 }

@@ -6,14 +6,18 @@
 //! | file | what |
 //! |---|---|
 //! | `settings` | the one list of all settings |
-//! | `rules` | what a setting may hold: numbers, sizes, addresses, keys |
+//! | `rules` | what a setting may hold: numbers, sizes, lists, keys |
+//! | `address` | addresses, networks, and where proxies write their client's |
+//! | `rates` | rates by kind of event |
 //! | `file` | settings from TOML |
 //! | `sources` | settings from everywhere, and the check of the whole |
 //! | `template` | the commented default file |
 //! | `problem` | what is wrong, where, and what to do about it |
 
+mod address;
 mod file;
 mod problem;
+mod rates;
 mod rules;
 mod settings;
 mod sources;
@@ -24,11 +28,12 @@ mod tests;
 use std::ffi::OsString;
 use std::fs::File;
 use std::io::Read as _;
-use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
+pub use address::{Address, AddressSource, Network};
 pub use problem::{ConfigError, Place, Problem};
-pub use settings::{Config, Info, Limits, Listen, Policy, Storage};
+pub use rates::KindRate;
+pub use settings::{Config, Info, Limits, Listen, Policy, Rates, Storage};
 pub use template::template;
 
 use sources::Draft;
@@ -45,7 +50,7 @@ pub struct Sources {
     /// Replaces `storage.path` (`--data`).
     pub data: Option<PathBuf>,
     /// Replaces `listen.addresses` when not empty (`--listen`).
-    pub listen: Vec<SocketAddr>,
+    pub listen: Vec<Address>,
     /// The environment; variables that do not begin with `RATITE_` are ignored.
     pub environment: Vec<(OsString, OsString)>,
     /// The file to read (`--config`). Without it the variable `RATITE_CONFIG` names one, and without that

@@ -96,6 +96,14 @@ impl fmt::Display for ConfigError {
     }
 }
 
+/// Text in quotes, cut to what fits a line.
+pub(super) fn quoted(text: &str) -> String {
+    const SHOWN: usize = 60;
+    let cut: String = text.chars().take(SHOWN).collect();
+    let dots = if cut.len() < text.len() { "…" } else { "" };
+    format!("\"{}{dots}\"", cut.escape_debug())
+}
+
 /// The candidate that `word` was most likely meant to be, if any is near enough to be worth saying.
 pub(super) fn nearest<'a>(word: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     let word = word.to_lowercase();

@@ -1,12 +1,13 @@
 //! What a setting may hold: one rule per kind of value. A rule reads a value from the file or the environment,
 //! writes it back as TOML, and says in words what it expects, so that the documentation and the errors agree.
 
-use std::net::SocketAddr;
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
 
 use toml::de::DeValue;
 
+use super::address::{Address, Network};
+use super::problem::quoted;
 use crate::nostr::{PublicKey, nip19};
 
 pub(super) const KIB: u64 = 1 << 10;
@@ -46,7 +47,7 @@ impl Raw<'_> {
     }
 
     /// The elements of a list; a single text is a list of one.
-    fn list(&self) -> Option<Vec<&str>> {
+    pub(super) fn list(&self) -> Option<Vec<&str>> {
         match self {
             Raw::Word(word) => Some(word.split(',').map(str::trim).collect()),
             Raw::Toml(DeValue::String(text)) => Some(vec![text]),
@@ -68,14 +69,6 @@ impl Raw<'_> {
             Raw::Toml(DeValue::Table(_)) => "a table".to_owned(),
         }
     }
-}
-
-/// Text in quotes, cut to what fits a line.
-pub(super) fn quoted(text: &str) -> String {
-    const SHOWN: usize = 60;
-    let cut: String = text.chars().take(SHOWN).collect();
-    let dots = if cut.len() < text.len() { "…" } else { "" };
-    format!("\"{}{dots}\"", cut.escape_debug())
 }
 
 /// Why a rule did not take a value.
@@ -107,29 +100,34 @@ enum Unit {
 pub(super) struct Number {
     unit: Unit,
     range: RangeInclusive<u64>,
-    /// Whether 0 is allowed as well, and switches the limit off.
-    off: bool,
+    /// What 0 means, where it is allowed as well.
+    zero: Option<&'static str>,
 }
 
 /// So many of something.
 pub(super) fn count(range: RangeInclusive<u64>) -> Number {
-    Number { unit: Unit::Count, range, off: false }
+    Number { unit: Unit::Count, range, zero: None }
 }
 
 /// A size: bytes as a number, or text with a unit.
 pub(super) fn bytes(range: RangeInclusive<u64>) -> Number {
-    Number { unit: Unit::Bytes, range, off: false }
+    Number { unit: Unit::Bytes, range, zero: None }
 }
 
 /// A time span: seconds as a number, or text with a unit.
 pub(super) fn seconds(range: RangeInclusive<u64>) -> Number {
-    Number { unit: Unit::Seconds, range, off: false }
+    Number { unit: Unit::Seconds, range, zero: None }
 }
 
 impl Number {
     /// Lets 0 stand for "no limit".
-    pub(super) fn or_off(mut self) -> Number {
-        self.off = true;
+    pub(super) fn or_off(self) -> Number {
+        self.or_zero("no limit")
+    }
+
+    /// Lets 0 stand for this.
+    pub(super) fn or_zero(mut self, meaning: &'static str) -> Number {
+        self.zero = Some(meaning);
         self
     }
 
@@ -182,7 +180,7 @@ impl Number {
 impl<T: Copy + TryFrom<u64> + TryInto<u64>> Rule<T> for Number {
     fn read(&self, raw: &Raw<'_>) -> Result<T, Fault> {
         let number = self.parse(raw).ok_or(Fault::Unexpected)?;
-        let allowed = self.range.contains(&number) || (self.off && number == 0);
+        let allowed = self.range.contains(&number) || (self.zero.is_some() && number == 0);
         if !allowed {
             return Err(Fault::Unexpected);
         }
@@ -203,7 +201,7 @@ impl<T: Copy + TryFrom<u64> + TryInto<u64>> Rule<T> for Number {
     fn expects(&self) -> String {
         let (low, high) = (self.render(*self.range.start()), self.render(*self.range.end()));
         let range = if low == high { low.clone() } else { format!("from {low} to {high}") };
-        let off = if self.off { ", or 0 for no limit" } else { "" };
+        let off = self.zero.map(|meaning| format!(", or 0 for {meaning}")).unwrap_or_default();
         match self.unit {
             Unit::Count if low == high => format!("the number {range}{off}"),
             Unit::Count => format!("a whole number {range}{off}"),
@@ -346,17 +344,12 @@ impl Rule<Option<PublicKey>> for Key {
 /// Addresses to listen on: at least one.
 pub(super) struct Addresses;
 
-impl Rule<Vec<SocketAddr>> for Addresses {
-    fn read(&self, raw: &Raw<'_>) -> Result<Vec<SocketAddr>, Fault> {
+impl Rule<Vec<Address>> for Addresses {
+    fn read(&self, raw: &Raw<'_>) -> Result<Vec<Address>, Fault> {
         let list = raw.list().ok_or(Fault::Unexpected)?;
         let mut addresses = Vec::new();
         for text in &list {
-            let address = text.parse().map_err(|_| {
-                Fault::Because(format!(
-                    "contains {}, which is not an IP address with a port such as 127.0.0.1:7777, 0.0.0.0:7777 or [::]:7777",
-                    quoted(text)
-                ))
-            })?;
+            let address: Address = text.parse().map_err(|error| Fault::Because(format!("contains {error}")))?;
             if addresses.contains(&address) {
                 return Err(Fault::Because(format!("names {address} twice")));
             }
@@ -368,13 +361,77 @@ impl Rule<Vec<SocketAddr>> for Addresses {
         Ok(addresses)
     }
 
-    fn show(&self, value: &Vec<SocketAddr>) -> String {
-        let list: Vec<String> = value.iter().map(|address| format!("\"{address}\"")).collect();
-        format!("[{}]", list.join(", "))
+    fn show(&self, value: &Vec<Address>) -> String {
+        toml_list(value)
     }
 
     fn expects(&self) -> String {
-        "a list of one or more IP addresses with ports, such as [\"127.0.0.1:7777\"]".to_owned()
+        "a list of one or more IP addresses with ports or Unix sockets, such as [\"127.0.0.1:7777\"]".to_owned()
+    }
+}
+
+/// The word for an empty list: the environment has no other way to write one.
+pub(super) const NONE: &str = "none";
+
+/// Networks, or none.
+pub(super) struct Networks;
+
+impl Rule<Vec<Network>> for Networks {
+    fn read(&self, raw: &Raw<'_>) -> Result<Vec<Network>, Fault> {
+        let list = raw.list().ok_or(Fault::Unexpected)?;
+        if list == [NONE] {
+            return Ok(Vec::new());
+        }
+        list.iter().map(|text| text.parse().map_err(|error| Fault::Because(format!("contains {error}")))).collect()
+    }
+
+    fn show(&self, value: &Vec<Network>) -> String {
+        toml_list(value)
+    }
+
+    fn expects(&self) -> String {
+        "a list of addresses or networks, such as [\"192.0.2.1\", \"2001:db8::/32\"], or \"none\"".to_owned()
+    }
+}
+
+/// One of several words.
+pub(super) struct Choice<T: 'static>(pub(super) &'static [(&'static str, T)]);
+
+impl<T: Copy + PartialEq> Rule<T> for Choice<T> {
+    fn read(&self, raw: &Raw<'_>) -> Result<T, Fault> {
+        let text = raw.text().ok_or(Fault::Unexpected)?.trim();
+        let found = self.0.iter().find(|(name, _)| name.eq_ignore_ascii_case(text));
+        found.map(|(_, value)| *value).ok_or(Fault::Unexpected)
+    }
+
+    fn show(&self, value: &T) -> String {
+        let name = self.0.iter().find(|(_, known)| known == value).map_or("", |(name, _)| name);
+        toml_text(name)
+    }
+
+    fn expects(&self) -> String {
+        let names: Vec<String> = self.0.iter().map(|(name, _)| toml_text(name)).collect();
+        format!("one of {}", names.join(", "))
+    }
+}
+
+/// The permissions of a file, in octal digits.
+pub(super) struct Mode;
+
+impl Rule<u32> for Mode {
+    fn read(&self, raw: &Raw<'_>) -> Result<u32, Fault> {
+        // As text: 660 as a number of TOML would be a decimal one.
+        let text = raw.text().ok_or(Fault::Unexpected)?.trim();
+        let mode = u32::from_str_radix(text, 8).map_err(|_| Fault::Unexpected)?;
+        if mode <= 0o777 { Ok(mode) } else { Err(Fault::Unexpected) }
+    }
+
+    fn show(&self, value: &u32) -> String {
+        format!("\"{value:03o}\"")
+    }
+
+    fn expects(&self) -> String {
+        "permissions in octal digits as text, such as \"660\" or \"666\"".to_owned()
     }
 }
 
@@ -396,6 +453,12 @@ impl Rule<PathBuf> for Folder {
     fn expects(&self) -> String {
         "the path of a folder".to_owned()
     }
+}
+
+/// A list of texts in TOML.
+pub(super) fn toml_list(values: &[impl ToString]) -> String {
+    let list: Vec<String> = values.iter().map(|value| toml_text(&value.to_string())).collect();
+    format!("[{}]", list.join(", "))
 }
 
 /// Text as a TOML string.

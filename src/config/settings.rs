@@ -1,11 +1,14 @@
 //! Every setting, defined once: name, type, default, meaning and range. The structs, the commented default file, the
 //! names of the environment variables and the errors all come from the list in this file.
 
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::PathBuf;
 
+use super::address::{Address, AddressSource, Network};
+use super::rates::{KindRate, KindRates};
 use super::rules::{
-    Addresses, Fault, Folder, GIB, KIB, Key, MIB, Raw, Rule, Switch, TIB, Text, Url, Urls, bytes, count, seconds,
+    Addresses, Choice, Fault, Folder, GIB, KIB, Key, MIB, Mode, Networks, Raw, Rule, Switch, TIB, Text, Url, Urls,
+    bytes, count, seconds,
 };
 use crate::nostr::PublicKey;
 
@@ -82,6 +85,14 @@ macro_rules! settings {
     };
 }
 
+/// This machine itself.
+fn loopback() -> Vec<Network> {
+    [(IpAddr::V4(Ipv4Addr::new(127, 0, 0, 0)), 8), (IpAddr::V6(Ipv6Addr::LOCALHOST), 128)]
+        .into_iter()
+        .filter_map(|(address, prefix)| Network::new(address, prefix))
+        .collect()
+}
+
 settings! {
     /// What the relay says about itself: to clients (NIP-11) and on its page in a browser.
     info: Info {
@@ -110,8 +121,18 @@ settings! {
     /// Where the relay listens and how it treats connections. Memory is about max_connections × what a connection
     /// needs, at worst outbox_bytes for each peer that reads too slowly.
     listen: Listen {
-        /// The addresses to listen on. 127.0.0.1 can be reached from this machine only, 0.0.0.0 from everywhere.
-        addresses: Vec<SocketAddr> = vec![SocketAddr::from((Ipv4Addr::LOCALHOST, 7777))], Addresses;
+        /// The addresses to listen on. 127.0.0.1 can be reached from this machine only, 0.0.0.0 from everywhere (over IPv6 it
+        /// is two colons in brackets), unix:/run/ratite.sock by those who may open that file. Sockets that systemd passes are
+        /// listened on as well; when this setting is left at its default, they take its place.
+        addresses: Vec<Address> = vec![(Ipv4Addr::LOCALHOST, 7777).into()], Addresses;
+        /// The permissions of Unix sockets: who may connect. 660 is the user and the group of the relay.
+        unix_mode: u32 = 0o660, Mode;
+        /// Proxies in front of the relay, as addresses or networks; "none" for none. Only what comes from them is asked for the
+        /// address of the client it was made for. Whoever connects through a Unix socket counts as one of them.
+        trusted_proxies: Vec<Network> = loopback(), Networks;
+        /// Where these proxies write the address of their client. With several addresses the last one that is not itself a
+        /// trusted proxy counts. Name what your proxy really sets: any other header comes from the client as it likes.
+        client_address_from: AddressSource = AddressSource::XForwardedFor, Choice(&AddressSource::NAMES);
         /// How many connections may be open at once; further ones are turned away.
         max_connections: usize = 10_000, count(1..=1_000_000);
         /// How long a peer may take to send its HTTP request.
@@ -125,6 +146,44 @@ settings! {
         outbox_bytes: usize = 2 * 1024 * 1024, bytes(64 * KIB..=GIB);
         /// Whether messages are compressed for clients that ask for it (permessage-deflate).
         compression: bool = true, Switch;
+        /// How long a relay that was asked to hand over (`ratite drain`) lets its clients stay before it begins to send them away.
+        drain_wait: u64 = 60, seconds(1..=86_400).or_zero("at once");
+        /// Over how long it then spreads their leaving, so that not all of them knock at the next relay at the same moment.
+        drain_spread: u64 = 300, seconds(1..=86_400).or_zero("at once");
+    }
+
+    /// How much one address may do, so that one peer cannot take the relay from all others. An address is an IPv4 address or an
+    /// IPv6 network of 64 bits, which is what one customer gets. Rates are per minute, and as much may come at once. Who asks
+    /// for more is told so ("rate-limited:"); who goes on all the same is shut out for a while.
+    rates: Rates {
+        /// Addresses and networks without these limits; "none" for none.
+        exempt: Vec<Network> = loopback(), Networks;
+        /// Connections that one address may hold open. Many people can share one address.
+        connections: u32 = 200, count(1..=1_000_000).or_off();
+        /// New connections from one address in a minute.
+        new_connections: u32 = 300, count(1..=1_000_000).or_off();
+        /// Messages of any kind from one address in a minute.
+        messages: u32 = 6_000, count(1..=100_000_000).or_off();
+        /// Bytes of messages from one address in a minute. At least limits.max_message_length.
+        message_bytes: u64 = 64 * 1024 * 1024, bytes(4 * KIB..=64 * GIB).or_off();
+        /// Events from one address in a minute.
+        events: u32 = 600, count(1..=100_000_000).or_off();
+        /// Questions (REQ) from one address in a minute. Clients begin with 20 to 50.
+        reqs: u32 = 1_200, count(1..=100_000_000).or_off();
+        /// Counts (COUNT) from one address in a minute.
+        counts: u32 = 300, count(1..=100_000_000).or_off();
+        /// Events of one author in a minute, whatever address they come from.
+        events_per_author: u32 = 300, count(1..=100_000_000).or_off();
+        /// The same for kinds that need a rate of their own, as "kind=rate" or "from-to=rate"; the first that fits counts, and 0
+        /// is no limit.
+        events_per_author_by_kind: Vec<KindRate> = vec![KindRate::EPHEMERAL], KindRates;
+        /// How long an address that goes on in spite of its limits may not connect. Every further time it is twice as long.
+        penalty: u64 = 10, seconds(1..=86_400).or_off();
+        /// The longest that it grows to.
+        max_penalty: u64 = 3_600, seconds(1..=2_592_000);
+        /// How many addresses and how many authors are remembered at once. At the bound the most harmless are forgotten. An
+        /// address takes about 200 bytes, an author 50.
+        remembered: usize = 50_000, count(1_000..=10_000_000);
     }
 
     /// Where events are kept.

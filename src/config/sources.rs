@@ -106,6 +106,23 @@ impl Draft {
             }
         }
         let message_length = self.config.limits.max_message_length;
+        let message_bytes = self.config.rates.message_bytes;
+        if message_bytes > 0 && message_bytes < message_length as u64 {
+            let place = match self.place("rates", "message_bytes") {
+                Place::Default => self.place("limits", "max_message_length"),
+                place => place,
+            };
+            self.problems.push(
+                Problem::new(
+                    place,
+                    format!(
+                        "rates.message_bytes is {message_bytes} bytes, less than limits.max_message_length \
+                         ({message_length} bytes): the longest messages would always be refused"
+                    ),
+                )
+                .help(format!("set rates.message_bytes to {message_length} or more")),
+            );
+        }
         for (section, setting, bytes, why) in [
             ("listen", "outbox_bytes", self.config.listen.outbox_bytes, "long events could never be delivered"),
             ("storage", "queue_bytes", self.config.storage.queue_bytes, "long events could never be taken in"),

@@ -7,7 +7,7 @@
 use std::convert::Infallible;
 use std::future::{poll_fn, ready};
 use std::pin::Pin;
-use std::sync::OnceLock;
+use std::sync::{Mutex, OnceLock, PoisonError};
 use std::task::{Context, Poll, ready as try_ready};
 use std::time::Duration;
 
@@ -20,12 +20,14 @@ use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode, Version};
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout, timeout_at};
 
+use super::admission::Refusal;
 use super::deflate::{self, Agreement};
 use super::nip11;
 use super::pages::Landing;
 use super::stream::hang_up;
+use super::visitor::Visitor;
 use crate::config::Config;
 
 /// Most bytes of a request's head. The least that hyper takes; browsers with many cookies stay below.
@@ -79,12 +81,17 @@ impl Site {
         })
     }
 
-    /// Answers one request. Status 101 means that the connection is a WebSocket from then on; without `room` for one
-    /// more it is refused.
-    fn respond<B>(&self, request: &mut Request<B>, room: bool) -> Response<Full<Bytes>> {
+    /// Answers one request. Status 101 means that the connection is a WebSocket from then on; a visitor for whom there
+    /// is no room, or who may not come in, is refused.
+    fn respond<B>(&self, request: &mut Request<B>, visitor: &mut Visitor) -> Response<Full<Bytes>> {
+        let refused = visitor.present(request.headers());
         let mut response = match self.objection(request) {
             Some(refusal) => refusal,
-            None if fastwebsockets::upgrade::is_upgrade_request(request) => upgrade(request, room, self.compression),
+            // Monitors are answered in any case.
+            None if refused.is_some() && request.uri().path() != "/health" => too_many_requests(refused),
+            None if fastwebsockets::upgrade::is_upgrade_request(request) => {
+                upgrade(request, visitor.has_room(), self.compression)
+            }
             None => self.page(request),
         };
         if response.status() != StatusCode::SWITCHING_PROTOCOLS {
@@ -242,6 +249,15 @@ fn upgrade<B>(request: &mut Request<B>, room: bool, compression: bool) -> Respon
     }
 }
 
+/// Says to wait (RFC 6585 section 4).
+fn too_many_requests(refusal: Option<Refusal>) -> Response<Full<Bytes>> {
+    let (reason, wait) = refusal.map_or(("", 1), |refusal| (refusal.reason(), refusal.wait()));
+    let mut response = text(StatusCode::TOO_MANY_REQUESTS, format!("{reason} Try again in {wait} s.\n"));
+    add_cors(response.headers_mut());
+    response.headers_mut().insert(header::RETRY_AFTER, wait.into());
+    response
+}
+
 /// Whether this is base64 of 16 bytes.
 fn is_nonce(key: &[u8]) -> bool {
     let base64 = |b: &u8| b.is_ascii_alphanumeric() || matches!(b, b'+' | b'/');
@@ -287,14 +303,14 @@ pub(super) struct Upgraded<S> {
 }
 
 /// Serves the HTTP side of a connection. Gives the stream back when it became a WebSocket.
-pub(super) async fn serve<S>(stream: S, site: &Site, room: bool, deadline: Duration) -> Option<Upgraded<S>>
+pub(super) async fn serve<S>(stream: S, site: &Site, visitor: &Mutex<Visitor>, deadline: Instant) -> Option<Upgraded<S>>
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
     // Set by the one answer that is an upgrade.
     let upgraded = OnceLock::new();
     let service = service_fn(|mut request: Request<Incoming>| {
-        let response = site.respond(&mut request, room);
+        let response = site.respond(&mut request, &mut visitor.lock().unwrap_or_else(PoisonError::into_inner));
         if response.status() == StatusCode::SWITCHING_PROTOCOLS {
             upgraded.get_or_init(|| response.extensions().get::<Agreement>().copied());
         }
@@ -305,7 +321,7 @@ where
         // One deadline for everything stands around the whole.
         .header_read_timeout(None)
         .serve_connection(TokioIo::new(Guard::new(stream)), service);
-    let served = timeout(deadline, poll_fn(|cx| connection.poll_without_shutdown(cx))).await;
+    let served = timeout_at(deadline, poll_fn(|cx| connection.poll_without_shutdown(cx))).await;
     let parts = connection.into_parts();
     let Guard { io: mut stream, refusal, .. } = parts.io.into_inner();
     match (served, refusal, upgraded.get()) {
@@ -404,8 +420,13 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Guard<S> {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use tokio::io::AsyncReadExt;
 
+    use super::super::admission::Limiter;
+    use super::super::proxy::Proxies;
+    use super::super::visitor::Doorman;
     use super::*;
 
     fn site() -> Site {
@@ -416,6 +437,14 @@ mod tests {
         .unwrap()
     }
 
+    /// Somebody without limits.
+    fn visitor(room: bool) -> Mutex<Visitor> {
+        let config = Config::default();
+        let limiter = Limiter::new(&config.rates, std::time::Instant::now());
+        let doorman = Arc::new(Doorman { proxies: Proxies::new(&config), limiter });
+        Mutex::new(Visitor::new(&doorman, None).with_room(room))
+    }
+
     /// What a peer gets that sends these bytes and then reads to the end, and what is handed on as a WebSocket.
     fn exchange(room: bool, request: &[u8]) -> (String, Option<Vec<u8>>) {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
@@ -423,7 +452,7 @@ mod tests {
             let (mut near, far) = tokio::io::duplex(1 << 20);
             near.write_all(request).await.unwrap();
             let site = site();
-            let served = serve(far, &site, room, Duration::from_secs(10)).await;
+            let served = serve(far, &site, &visitor(room), Instant::now() + Duration::from_secs(10)).await;
             let early = served.map(|Upgraded { stream, early, .. }| {
                 drop(stream);
                 early.to_vec()
@@ -520,7 +549,7 @@ mod tests {
             let (name, value) = line.split_once(": ").unwrap();
             request.headers_mut().insert(HeaderName::try_from(name).unwrap(), value.parse().unwrap());
         }
-        let answer = site.respond(&mut request, true);
+        let answer = site.respond(&mut request, &mut visitor(true).into_inner().unwrap());
         assert_eq!(answer.headers().get(header::SEC_WEBSOCKET_EXTENSIONS), None, "switched off: {answer:?}");
         assert_eq!(answer.extensions().get::<Agreement>(), None);
     }
@@ -541,7 +570,7 @@ mod tests {
             let taken = runtime.block_on(async {
                 let (mut near, far) = tokio::io::duplex(1 << 20);
                 let site = site();
-                let began = tokio::time::Instant::now();
+                let (began, visitor) = (Instant::now(), visitor(true));
                 let slow = async {
                     for byte in UPGRADE.bytes() {
                         tokio::time::sleep(Duration::from_secs(1)).await;
@@ -552,7 +581,7 @@ mod tests {
                     std::future::pending::<()>().await;
                 };
                 tokio::select! {
-                    served = serve(far, &site, true, Duration::from_secs(10)) => assert!(served.is_none()),
+                    served = serve(far, &site, &visitor, began + Duration::from_secs(10)) => assert!(served.is_none()),
                     () = slow => {}
                 }
                 began.elapsed()

@@ -2,7 +2,12 @@
 //!
 //! | file | what |
 //! |---|---|
-//! | `listen` | binds, accepts, and counts connections |
+//! | `bind` | binds what is configured; sockets of systemd; the limit of open files |
+//! | `socket` | TCP and Unix sockets as one |
+//! | `listen` | accepts, counts connections, and leads each through its life |
+//! | `visitor` | who connected, and whether it may come in |
+//! | `proxy` | the client's address behind a proxy |
+//! | `admission` | what one address and one author may do |
 //! | `http` | the one request of a connection: upgrade, NIP-11, landing page, `/health` |
 //! | `nip11`, `pages` | the information document and the landing page |
 //! | `session` | the life of one WebSocket |
@@ -17,7 +22,9 @@
 //! A connection is one task. It never blocks: events and questions go to the core, whose threads put their answers
 //! into the connection's outbox.
 
+pub mod admission;
 mod batch;
+mod bind;
 mod deflate;
 mod frame;
 mod http;
@@ -25,14 +32,16 @@ mod listen;
 mod nip11;
 mod outbox;
 mod pages;
+mod proxy;
 mod session;
 mod shared;
 mod signals;
+mod socket;
 mod stream;
+mod visitor;
 
 use std::convert::Infallible;
 use std::io;
-use std::net::SocketAddr;
 use std::num::NonZero;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -41,17 +50,21 @@ use std::time::{Duration, Instant};
 use tokio::sync::{mpsc, watch};
 use tokio::time::timeout;
 
-pub use listen::BindError;
+pub use bind::BindError;
 pub use signals::{SAME_WISH, hangup_is_ignored};
 
-use crate::config::Config;
+use crate::config::{Address, Config};
 use crate::relay::{Relay, RelayError, Settings};
 use crate::store::{Store, StoreError};
+use admission::{Limiter, Resource};
 use http::{Health, Site};
-use listen::Doors;
+use listen::{Doors, Entrance, OVERFLOW, Stage};
 use outbox::Phase;
+use proxy::Proxies;
 use shared::{Bounds, Counters, Patience, Registry, Shared};
 use signals::Signals;
+use socket::Listener;
+use visitor::Doorman;
 
 /// How long a shutdown waits for accepted events to be committed and answered.
 const DRAIN: Duration = Duration::from_millis(3500);
@@ -88,7 +101,7 @@ pub enum ServerError {
 
 /// Runs a relay until SIGTERM, SIGINT or the end of its terminal: opens the store, listens, calls `on_ready` with the addresses in use, serves,
 /// and shuts down within five seconds of the signal. A later signal, [`SAME_WISH`] after the first or more, ends it at once.
-pub fn run(config: Config, on_ready: impl FnOnce(&[SocketAddr])) -> Result<(), ServerError> {
+pub fn run(config: Config, on_ready: impl FnOnce(&[Address])) -> Result<(), ServerError> {
     let cores = std::thread::available_parallelism().map_or(1, NonZero::get);
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(cores)
@@ -101,8 +114,8 @@ pub fn run(config: Config, on_ready: impl FnOnce(&[SocketAddr])) -> Result<(), S
     let ended = runtime.block_on(async {
         let mut signals = Signals::new()?;
         // First the addresses: when they are taken, nothing else should have happened.
-        let listeners = listen::bind(&config.listen.addresses)?;
-        listen::raise_file_limit(config.listen.max_connections);
+        let listeners = bind::bind(&config, bind::passed_by_systemd()?, &[])?;
+        bind::raise_file_limit(config.listen.max_connections, OVERFLOW);
         let store = Store::open(&config.storage.path, config.storage.map_size)?;
         let relay = Relay::start(store, Settings::from_config(&config))?;
         let server = Server::serve(relay, &config, listeners)?;
@@ -122,9 +135,9 @@ pub fn run(config: Config, on_ready: impl FnOnce(&[SocketAddr])) -> Result<(), S
 
 /// A listening server, for those who bring their own runtime: tests, and programs that embed a relay.
 pub struct Server {
-    addresses: Vec<SocketAddr>,
+    addresses: Vec<Address>,
     shared: Arc<Shared>,
-    stop: watch::Sender<bool>,
+    stage: watch::Sender<Stage>,
     /// Closes when the last task has ended.
     tasks: mpsc::Receiver<Infallible>,
 }
@@ -133,20 +146,23 @@ impl Server {
     /// Binds `config.listen.addresses` (port 0 takes any free port) and serves `relay` on them. Must be called inside
     /// a tokio runtime.
     pub fn start(relay: Relay, config: &Config) -> Result<Server, ServerError> {
-        Server::serve(relay, config, listen::bind(&config.listen.addresses)?)
+        Server::serve(relay, config, bind::bind(config, Vec::new(), &[])?)
     }
 
-    fn serve(relay: Relay, config: &Config, listeners: Vec<tokio::net::TcpListener>) -> Result<Server, ServerError> {
-        let addresses = listeners.iter().map(|listener| listener.local_addr()).collect::<io::Result<_>>()?;
+    fn serve(relay: Relay, config: &Config, listeners: Vec<Listener>) -> Result<Server, ServerError> {
+        let addresses = listeners.iter().map(|listener| listener.address.clone()).collect();
         let registry = Arc::new(Registry::default());
         let counters = Arc::new(Counters::default());
+        let limiter = Limiter::new(&config.rates, std::time::Instant::now());
         let site = {
             let (relay, registry, counters) = (relay.clone(), Arc::clone(&registry), Arc::clone(&counters));
-            Site::new(config, move || health(&relay, &registry, &counters)).map_err(ServerError::Pages)?
+            let limiter = Arc::clone(&limiter);
+            Site::new(config, move || health(&relay, &registry, &counters, &limiter)).map_err(ServerError::Pages)?
         };
         let shared = Arc::new(Shared {
             relay,
             site,
+            doorman: Arc::new(Doorman { proxies: Proxies::new(config), limiter }),
             patience: Patience {
                 header: Duration::from_secs(config.listen.header_timeout),
                 ping_interval: Duration::from_secs(config.listen.ping_interval),
@@ -156,24 +172,25 @@ impl Server {
             registry,
             counters,
         });
-        let (stop, stopped) = watch::channel(false);
+        let (stage, watched) = watch::channel(Stage::Open);
         let (alive, tasks) = mpsc::channel(1);
         let doors = Doors::new(config.listen.max_connections);
+        let entrance = Entrance { shared: Arc::clone(&shared), doors, stage: watched, alive };
         for listener in listeners {
-            tokio::spawn(listen::accept(listener, Arc::clone(&shared), doors.clone(), stopped.clone(), alive.clone()));
+            tokio::spawn(listen::accept(listener, entrance.clone()));
         }
-        Ok(Server { addresses, shared, stop, tasks })
+        Ok(Server { addresses, shared, stage, tasks })
     }
 
     /// The addresses in use.
-    pub fn addresses(&self) -> &[SocketAddr] {
+    pub fn addresses(&self) -> &[Address] {
         &self.addresses
     }
 
     /// Stops accepting and reading, has the core finish what it accepted, delivers the answers, closes every
     /// WebSocket with 1001. Takes less than five seconds even when peers do not read; it stops the relay as well.
     pub async fn shutdown(mut self) {
-        self.stop.send_replace(true);
+        self.stage.send_replace(Stage::Closing);
         self.shared.registry.announce(Phase::Draining);
         let relay = self.shared.relay.clone();
         let drained = timeout(DRAIN, tokio::task::spawn_blocking(move || relay.shutdown())).await;
@@ -189,8 +206,9 @@ impl Server {
 }
 
 /// What `/health` says: numbers, and what is wrong.
-fn health(relay: &Relay, registry: &Registry, counters: &Counters) -> Health {
+fn health(relay: &Relay, registry: &Registry, counters: &Counters, limiter: &Limiter) -> Health {
     let stats = relay.stats();
+    let refused = limiter.refused();
     let numbers = [
         ("connections", registry.len() as u64),
         ("subscriptions", stats.subscriptions as u64),
@@ -200,6 +218,19 @@ fn health(relay: &Relay, registry: &Registry, counters: &Counters) -> Health {
         ("closed_too_slow", counters.too_slow.load(Ordering::Relaxed)),
         ("closed_silent", counters.silent.load(Ordering::Relaxed)),
         ("closed_for_violations", counters.violations.load(Ordering::Relaxed)),
+        ("closed_over_limits", counters.over_limits.load(Ordering::Relaxed)),
+        ("refused_too_many", refused.too_many.load(Ordering::Relaxed)),
+        ("refused_too_fast", refused.too_fast.load(Ordering::Relaxed)),
+        ("refused_shut_out", refused.shut_out.load(Ordering::Relaxed)),
+        ("penalties", refused.penalties.load(Ordering::Relaxed)),
+        ("limited_messages", refused.messages(Resource::Messages)),
+        ("limited_bytes", refused.messages(Resource::Bytes)),
+        ("limited_events", refused.messages(Resource::Events)),
+        ("limited_reqs", refused.messages(Resource::Reqs)),
+        ("limited_counts", refused.messages(Resource::Counts)),
+        ("limited_authors", refused.messages(Resource::Author)),
+        ("addresses", limiter.addresses() as u64),
+        ("authors", limiter.authors() as u64),
     ];
     let mut problems = Vec::new();
     if let Some(failure) = stats.write_failure {

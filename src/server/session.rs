@@ -17,13 +17,14 @@ use fastwebsockets::{CloseCode, OpCode};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::{Instant, Sleep, sleep, timeout};
 
+use super::admission::{Excess, Guest, Resource};
 use super::batch::Batch;
 use super::deflate::Agreement;
 use super::frame::{Decoder, Incoming, Violation, write_close, write_control};
 use super::outbox::{Outbox, Phase};
 use super::shared::{Counters, Shared, Ticket};
 use super::stream::{hang_up, poll_read_with};
-use crate::nostr::message::{write_notice, write_ok};
+use crate::nostr::message::{write_closed, write_notice, write_ok};
 use crate::nostr::{ClientMessage, Event};
 use crate::relay::{Admission, Client, Outcome, Relay};
 
@@ -47,6 +48,8 @@ enum End {
     Closed(Option<CloseCode>),
     /// The peer broke the protocol or our patience.
     Violation(Violation),
+    /// The peer's address goes on in spite of its limits.
+    OverLimits,
     /// The peer reads more slowly than it asks.
     TooSlow,
     /// The server goes down.
@@ -81,13 +84,14 @@ pub(super) struct Session<'a, S> {
 }
 
 impl<'a, S: AsyncRead + AsyncWrite + Unpin> Session<'a, S> {
-    /// Begins a session. `early` came behind the handshake, in which `compression` was agreed; `host` is where the peer reached
-    /// us, see [`Relay::connect`].
+    /// Begins a session of `guest`. `early` came behind the handshake, in which `compression` was agreed; `host` is where the
+    /// peer reached us, see [`Relay::connect`].
     pub(super) fn new(
         io: S,
         early: &[u8],
         compression: Option<Agreement>,
         host: Option<Box<str>>,
+        guest: Guest,
         shared: &'a Shared,
     ) -> Session<'a, S> {
         let outbox = Arc::new(Outbox::new(shared.bounds.outbox, compression));
@@ -107,6 +111,7 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin> Session<'a, S> {
                 relay: shared.relay.clone(),
                 client: Some(shared.relay.connect(Arc::clone(&outbox) as _, host)),
                 outbox,
+                guest,
                 strikes: 0,
             },
             _ticket: ticket,
@@ -120,7 +125,11 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin> Session<'a, S> {
             match poll_fn(|cx| self.poll_turn(cx, timer.as_mut(), true)).await {
                 Turn::End(end) => break end,
                 Turn::Admit(event, bytes) => match Box::pin(self.admitted(bytes, timer.as_mut())).await {
-                    Ok(Some(admission)) => self.peer.publish(*event, admission),
+                    Ok(Some(admission)) => {
+                        if let Some(Turn::End(end)) = self.peer.publish(*event, admission) {
+                            break end;
+                        }
+                    }
                     Ok(None) => self.peer.refuse(&event, "error: the relay is shutting down"),
                     Err(end) => break end,
                 },
@@ -132,6 +141,7 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin> Session<'a, S> {
             End::TooSlow => Counters::count(&counters.too_slow),
             End::Silent => Counters::count(&counters.silent),
             End::Violation(_) => Counters::count(&counters.violations),
+            End::OverLimits => Counters::count(&counters.over_limits),
             End::Gone | End::Closed(_) | End::ShuttingDown => {}
         }
         Box::pin(self.leave(end)).await;
@@ -262,6 +272,9 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin> Session<'a, S> {
             // The peer does not want the rest.
             End::Closed(code) => (false, code, ""),
             End::TooSlow => (false, Some(CloseCode::Policy), "too slow: answers and events pile up unread"),
+            End::OverLimits => {
+                (true, Some(CloseCode::Policy), "rate-limited: your address goes on in spite of its limits")
+            }
             End::Violation(violation) => (true, Some(violation.code), violation.reason),
             End::ShuttingDown => (true, Some(CloseCode::Away), "the relay is shutting down"),
         };
@@ -284,6 +297,8 @@ struct Peer {
     /// `None` when the session has ended.
     client: Option<Client>,
     outbox: Arc<Outbox>,
+    /// Its share of what its address may do.
+    guest: Guest,
     /// Useless messages since the last good one.
     strikes: u32,
 }
@@ -333,9 +348,15 @@ impl Peer {
             Ok(message) => message,
             Err(rejected) => {
                 self.outbox.push_text(|buf| rejected.write(buf));
-                return self.strike();
+                return match self.guest.charge(None, text.len(), std::time::Instant::now()) {
+                    Err(Excess { enough: true, .. }) => Some(Turn::End(End::OverLimits)),
+                    _ => self.strike(),
+                };
             }
         };
+        if let Err(excess) = self.guest.charge(resource(&message), text.len(), std::time::Instant::now()) {
+            return self.limit(message, excess);
+        }
         let client = self.client.as_ref()?;
         if let ClientMessage::Auth(event) = &message
             && let Err(reason) = client.authenticate(event)
@@ -348,7 +369,7 @@ impl Peer {
             ClientMessage::Event(event) => {
                 let admit = pin!(self.relay.admit(text.len()));
                 match admit.poll(cx) {
-                    Poll::Ready(admission) => self.publish(*event, admission),
+                    Poll::Ready(admission) => return self.publish(*event, admission),
                     Poll::Pending => return Some(Turn::Admit(event, text.len())),
                 }
             }
@@ -360,15 +381,42 @@ impl Peer {
         None
     }
 
+    /// Answers a message that its address may not send now.
+    fn limit(&self, message: ClientMessage, excess: Excess) -> Option<Turn> {
+        let reason = excess.reason();
+        match message {
+            ClientMessage::Event(event) => self.refuse(&event, &reason),
+            ClientMessage::Req { id, .. } => {
+                // CLOSED ends what is open under this id.
+                self.client.as_ref()?.unsubscribe(&id);
+                self.outbox.push_text(|buf| write_closed(buf, id.as_str(), &reason));
+            }
+            ClientMessage::Count { id, .. } => self.outbox.push_text(|buf| write_closed(buf, id.as_str(), &reason)),
+            // Asks for less, so it is done all the same.
+            ClientMessage::Close(id) => self.client.as_ref()?.unsubscribe(&id),
+            ClientMessage::Auth(event) => self.refuse(&event, &reason),
+        }
+        excess.enough.then_some(Turn::End(End::OverLimits))
+    }
+
     /// Hands an event to the core; its OK comes into the outbox when the core is done with it.
-    fn publish(&self, event: Event, admission: Admission) {
+    fn publish(&self, event: Event, admission: Admission) -> Option<Turn> {
+        let charge = match self.guest.charge_author(&event.pubkey, event.kind, std::time::Instant::now()) {
+            Ok(charge) => charge,
+            Err(excess) => return self.limit(ClientMessage::Event(Box::new(event)), excess),
+        };
         // Without a client the session has ended, and nobody waits for the answer.
-        let Some(client) = &self.client else { return };
+        let client = self.client.as_ref()?;
         let outbox = Arc::clone(&self.outbox);
         let id = event.id;
         client.publish(event, admission, move |outcome: Outcome| {
+            // What was not its author's, or was nothing new, does not count.
+            if !matches!(outcome, Outcome::Stored | Outcome::Delivered | Outcome::Unheard) {
+                charge.take_back();
+            }
             outbox.push_text(|buf| write_ok(buf, &id, outcome.ok(), &outcome.message()));
         });
+        None
     }
 
     fn refuse(&self, event: &Event, reason: &str) {
@@ -386,6 +434,16 @@ impl Peer {
             code: CloseCode::Policy,
             reason: "too many messages that are of no use",
         })))
+    }
+}
+
+/// What a message is counted as, beside a message.
+fn resource(message: &ClientMessage) -> Option<Resource> {
+    match message {
+        ClientMessage::Event(_) => Some(Resource::Events),
+        ClientMessage::Req { .. } => Some(Resource::Reqs),
+        ClientMessage::Count { .. } => Some(Resource::Counts),
+        ClientMessage::Close(_) | ClientMessage::Auth(_) => None,
     }
 }
 

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use super::http::Site;
 use super::outbox::{Outbox, Phase};
+use super::visitor::Doorman;
 use crate::relay::Relay;
 
 /// How patient the server is with its peers.
@@ -42,6 +43,8 @@ pub(super) struct Counters {
     pub silent: AtomicU64,
     /// Connections closed for a breach of the WebSocket protocol or too many useless messages.
     pub violations: AtomicU64,
+    /// Connections closed because their address went on in spite of its limits.
+    pub over_limits: AtomicU64,
 }
 
 impl Counters {
@@ -114,6 +117,7 @@ impl Drop for Ticket {
 pub(super) struct Shared {
     pub relay: Relay,
     pub site: Site,
+    pub doorman: Arc<Doorman>,
     pub patience: Patience,
     pub bounds: Bounds,
     pub registry: Arc<Registry>,

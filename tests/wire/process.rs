@@ -34,15 +34,29 @@ impl RelayProcess {
 
     /// `change` may add to its arguments and its environment.
     pub fn with(data: &Path, change: impl FnOnce(&mut Command)) -> RelayProcess {
+        RelayProcess::try_with(data, change).expect("the relay ended before it listened")
+    }
+
+    /// The same; `None` when it ended before it listened.
+    pub fn try_with(data: &Path, change: impl FnOnce(&mut Command)) -> Option<RelayProcess> {
         let mut command = ratite(data, &["relay", "--listen", "127.0.0.1:0"]);
         change(&mut command);
         let mut child = command.stdout(Stdio::piped()).spawn().unwrap();
         let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
-        let first = lines.next().expect("the relay ended before it listened").unwrap();
-        let address = first.split("ws://").nth(1).unwrap_or_else(|| panic!("no address in: {first}")).parse().unwrap();
+        let Some(first) = lines.next() else {
+            let _ = child.wait();
+            return None;
+        };
+        let first = first.unwrap();
+        let address = first.split("ws://").nth(1).unwrap_or_else(|| panic!("no address in: {first}"));
+        let address = address.split(' ').next().unwrap().parse().unwrap();
         // The rest is for people; it is read so that the relay never waits for a reader.
         std::thread::spawn(move || lines.for_each(drop));
-        RelayProcess { address, child }
+        Some(RelayProcess { address, child })
+    }
+
+    pub fn id(&self) -> u32 {
+        self.child.id()
     }
 
     pub fn connect(&self) -> Socket {

@@ -1,0 +1,182 @@
+//! Binding: every configured address or none, with words for what goes wrong; sockets passed by systemd; the limit of open
+//! files.
+//!
+//! A TCP port is first taken for ourselves alone, so that a port in use is always noticed, and only then opened for
+//! another relay beside us (`SO_REUSEPORT`, which on its own would share it in silence with any program of the same user).
+//! Only with a relay over the same data, which the lock files in the data folder tell of, is it shared from the start.
+
+use std::io::{self, ErrorKind};
+use std::net::SocketAddr;
+use std::os::unix::fs::{FileTypeExt as _, PermissionsExt as _};
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+
+use listenfd::ListenFd;
+use tokio::net::{TcpListener, TcpSocket, UnixListener};
+
+use super::socket::{Listener, SocketFile};
+use crate::config::{Address, Config};
+
+/// How many connections the kernel may hold for us until we accept them.
+const BACKLOG: u32 = 1024;
+
+/// Files the relay keeps open beside its connections: the database, listeners, standard streams, and some to spare.
+const OTHER_FILES: u64 = 64;
+
+/// An address cannot be listened on.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot listen on {address}: {}", advice(.source))]
+pub struct BindError {
+    /// As configured; for sockets of systemd, its name for them.
+    pub address: String,
+    source: io::Error,
+}
+
+fn advice(error: &io::Error) -> String {
+    match error.kind() {
+        ErrorKind::AddrInUse => "another program, or a ratite with another data folder, listens there; stop it or choose \
+                                 another address with --listen or listen.addresses"
+            .to_owned(),
+        ErrorKind::AlreadyExists => "there is a file of that name which is no socket; remove it or choose another".to_owned(),
+        ErrorKind::PermissionDenied => "not permitted; ports below 1024 need a privilege (CAP_NET_BIND_SERVICE), so \
+                                        choose a higher port or put a proxy in front; for a Unix socket its folder must be \
+                                        one that you may write to"
+            .to_owned(),
+        ErrorKind::NotFound => "there is no such folder; create it first".to_owned(),
+        ErrorKind::AddrNotAvailable => "this machine has no such address; use 127.0.0.1 for this machine only, \
+                                        0.0.0.0 or [::] for all of its addresses"
+            .to_owned(),
+        _ => error.to_string(),
+    }
+}
+
+/// Binds all addresses, or none. `shared` are those that another relay over the same data listens on. Needs a tokio runtime
+/// around it.
+pub(super) fn bind(config: &Config, passed: Vec<Listener>, shared: &[Address]) -> Result<Vec<Listener>, BindError> {
+    let mut listeners = passed;
+    if !listeners.is_empty() && config.listen.addresses == Config::default().listen.addresses {
+        return Ok(listeners);
+    }
+    for address in &config.listen.addresses {
+        let bound = match address {
+            Address::Tcp(tcp) => {
+                // [::] alone takes IPv4 as well, on most systems; beside an IPv4 address of the same port it must not.
+                let also_v4 = |other: &Address| other.tcp().is_some_and(|v4| v4.is_ipv4() && v4.port() == tcp.port());
+                let v6_only = tcp.is_ipv6() && config.listen.addresses.iter().any(also_v4);
+                bind_tcp(*tcp, v6_only, shared.contains(address)).and_then(Listener::tcp)
+            }
+            Address::Unix(path) => bind_unix(path, config.listen.unix_mode, shared.contains(address)),
+        };
+        listeners.push(bound.map_err(|source| BindError { address: address.to_string(), source })?);
+    }
+    Ok(listeners)
+}
+
+/// The sockets that systemd opened for us (`LISTEN_FDS`), if it did. Asking once is all: the variables are then gone.
+pub(super) fn passed_by_systemd() -> Result<Vec<Listener>, BindError> {
+    let names = std::env::var("LISTEN_FDNAMES").unwrap_or_default();
+    let mut names = names.split(':');
+    let mut passed = ListenFd::from_env();
+    (0..passed.len())
+        .map(|i| {
+            take_passed(&mut passed, i).map_err(|source| {
+                let name = names.nth(i).filter(|name| !name.is_empty()).unwrap_or("socket");
+                BindError { address: format!("the {name} that systemd passed (number {i})"), source }
+            })
+        })
+        .collect()
+}
+
+fn take_passed(passed: &mut ListenFd, i: usize) -> io::Result<Listener> {
+    if let Ok(Some(listener)) = passed.take_tcp_listener(i) {
+        listener.set_nonblocking(true)?;
+        return Listener::tcp(TcpListener::from_std(listener)?);
+    }
+    match passed.take_unix_listener(i) {
+        Ok(Some(listener)) => {
+            listener.set_nonblocking(true)?;
+            let path = listener.local_addr()?.as_pathname().unwrap_or(Path::new("?")).to_owned();
+            Ok(Listener::unix(UnixListener::from_std(listener)?, &path, None))
+        }
+        _ => Err(io::Error::new(
+            ErrorKind::InvalidInput,
+            "neither a listening TCP socket nor a listening Unix socket (ListenStream=) that no program has taken yet",
+        )),
+    }
+}
+
+fn bind_tcp(address: SocketAddr, v6_only: bool, shared: bool) -> io::Result<TcpListener> {
+    let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+    // A restart must not wait for connections of the last run to leave the kernel's tables.
+    socket.set_reuseaddr(true)?;
+    if v6_only {
+        rustix::net::sockopt::set_ipv6_v6only(&socket, true)?;
+    }
+    if shared {
+        socket.set_reuseport(true)?;
+    }
+    socket.bind(address)?;
+    let listener = socket.listen(BACKLOG)?;
+    if !shared {
+        // From now on a successor may join. Where the system does not allow this so late, it cannot, and says so.
+        let _ = rustix::net::sockopt::set_socket_reuseport(&listener, true);
+    }
+    Ok(listener)
+}
+
+/// Binds beside the path and moves the socket there, so that the path never leads to nothing and never with the wrong
+/// permissions.
+fn bind_unix(path: &Path, mode: u32, shared: bool) -> io::Result<Listener> {
+    match std::fs::symlink_metadata(path) {
+        Ok(file) if !file.file_type().is_socket() => return Err(ErrorKind::AlreadyExists.into()),
+        // A socket that nobody listens on was left behind and may be replaced.
+        Ok(_) if !shared && somebody_listens(path)? => return Err(ErrorKind::AddrInUse.into()),
+        _ => {}
+    }
+    let mut beside = path.as_os_str().to_owned();
+    beside.push(format!(".{}", std::process::id()));
+    let beside = Path::new(&beside);
+    let _ = std::fs::remove_file(beside);
+    let listener = UnixListener::bind(beside)?;
+    let moved = std::fs::set_permissions(beside, std::fs::Permissions::from_mode(mode))
+        .and_then(|()| std::fs::rename(beside, path))
+        .and_then(|()| SocketFile::at(path));
+    match moved {
+        Ok(file) => Ok(Listener::unix(listener, path, Some(file))),
+        Err(error) => {
+            let _ = std::fs::remove_file(beside);
+            Err(error)
+        }
+    }
+}
+
+fn somebody_listens(path: &Path) -> io::Result<bool> {
+    match UnixStream::connect(path) {
+        Ok(_) => Ok(true),
+        Err(error) if matches!(error.kind(), ErrorKind::ConnectionRefused | ErrorKind::NotFound) => Ok(false),
+        // A full queue, or a socket of another type: somebody is there.
+        Err(error) if error.kind() == ErrorKind::WouldBlock || error.raw_os_error().is_none() => Ok(true),
+        Err(error) => Err(error),
+    }
+}
+
+/// Asks the system for as many open files as `connections` and `spare` further ones need; most systems start a program with
+/// 1,024 and allow it far more. When they do not, a line in the log says what will happen.
+pub(super) fn raise_file_limit(connections: usize, spare: usize) {
+    use rustix::process::{Resource, getrlimit, setrlimit};
+    let wanted = connections as u64 + spare as u64 + OTHER_FILES;
+    let mut limit = getrlimit(Resource::Nofile);
+    let allowed = limit.current.unwrap_or(u64::MAX);
+    if allowed >= wanted {
+        return;
+    }
+    let reachable = wanted.min(limit.maximum.unwrap_or(u64::MAX));
+    limit.current = Some(reachable);
+    let granted = if setrlimit(Resource::Nofile, limit).is_ok() { reachable } else { allowed };
+    if granted < wanted {
+        tracing::warn!(
+            "the system allows {granted} open files, fewer than listen.max_connections = {connections} needs: raise the limit \
+             (`ulimit -n {wanted}`, or LimitNOFILE={wanted} in a systemd unit), or lower the setting"
+        );
+    }
+}

@@ -1,0 +1,185 @@
+//! Listening sockets and connections of every kind the relay serves: TCP and Unix.
+
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::os::unix::fs::MetadataExt as _;
+use std::path::{Path, PathBuf};
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
+
+use crate::config::Address;
+
+/// An open connection.
+pub(super) enum Socket {
+    Tcp(TcpStream),
+    Unix(UnixStream),
+}
+
+impl Socket {
+    /// Answers leave when they are written; the outbox does the batching. Unix sockets do so anyway.
+    pub(super) fn send_at_once(&self) -> io::Result<()> {
+        match self {
+            Socket::Tcp(stream) => stream.set_nodelay(true),
+            Socket::Unix(_) => Ok(()),
+        }
+    }
+
+    /// The address that the other end connected to; none for a Unix socket.
+    pub(super) fn local_address(&self) -> Option<SocketAddr> {
+        match self {
+            Socket::Tcp(stream) => {
+                stream.local_addr().ok().map(|at| SocketAddr::new(at.ip().to_canonical(), at.port()))
+            }
+            Socket::Unix(_) => None,
+        }
+    }
+}
+
+impl AsyncRead for Socket {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Socket::Tcp(stream) => Pin::new(stream).poll_read(cx, buf),
+            Socket::Unix(stream) => Pin::new(stream).poll_read(cx, buf),
+        }
+    }
+}
+
+impl AsyncWrite for Socket {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        match self.get_mut() {
+            Socket::Tcp(stream) => Pin::new(stream).poll_write(cx, buf),
+            Socket::Unix(stream) => Pin::new(stream).poll_write(cx, buf),
+        }
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        match self.get_mut() {
+            Socket::Tcp(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),
+            Socket::Unix(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),
+        }
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        true
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Socket::Tcp(stream) => Pin::new(stream).poll_flush(cx),
+            Socket::Unix(stream) => Pin::new(stream).poll_flush(cx),
+        }
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Socket::Tcp(stream) => Pin::new(stream).poll_shutdown(cx),
+            Socket::Unix(stream) => Pin::new(stream).poll_shutdown(cx),
+        }
+    }
+}
+
+/// Whoever connected: the address, none for a Unix socket.
+pub(super) type Caller = Option<IpAddr>;
+
+enum Kind {
+    Tcp(TcpListener),
+    Unix(UnixListener),
+}
+
+/// A listening socket.
+pub(super) struct Listener {
+    kind: Kind,
+    /// Its address as people write it, with the port that was taken where 0 was asked for.
+    pub address: Address,
+    /// The file of a Unix socket of ours.
+    file: Option<SocketFile>,
+}
+
+impl Listener {
+    /// A bound TCP socket.
+    pub(super) fn tcp(listener: TcpListener) -> io::Result<Listener> {
+        let address = Address::Tcp(listener.local_addr()?);
+        Ok(Listener { kind: Kind::Tcp(listener), address, file: None })
+    }
+
+    /// A bound Unix socket. Its file goes with it, when it is ours.
+    pub(super) fn unix(listener: UnixListener, path: &Path, file: Option<SocketFile>) -> Listener {
+        Listener { kind: Kind::Unix(listener), address: Address::Unix(path.into()), file }
+    }
+
+    /// The next connection. May be dropped at any moment without losing one.
+    pub(super) async fn accept(&self) -> io::Result<(Socket, Caller)> {
+        match &self.kind {
+            Kind::Tcp(listener) => {
+                let (stream, peer) = listener.accept().await?;
+                Ok((Socket::Tcp(stream), Some(peer.ip().to_canonical())))
+            }
+            Kind::Unix(listener) => Ok((Socket::Unix(listener.accept().await?.0), None)),
+        }
+    }
+
+    /// Ends the listening, and hands over what the kernel has accepted for us until now: closing the socket would reset it.
+    pub(super) fn close(self) -> Vec<(Socket, Caller)> {
+        // Straight from the kernel: tokio may not have heard of the newest yet. The sockets do not block, so the end of the
+        // queue is an error.
+        let mut queued = Vec::new();
+        // The name goes first, then nobody new can come this way.
+        drop(self.file);
+        match self.kind {
+            Kind::Tcp(listener) => {
+                let Ok(listener) = listener.into_std() else { return queued };
+                while let Ok((stream, peer)) = listener.accept() {
+                    if stream.set_nonblocking(true).is_ok()
+                        && let Ok(stream) = TcpStream::from_std(stream)
+                    {
+                        queued.push((Socket::Tcp(stream), Some(peer.ip().to_canonical())));
+                    }
+                }
+            }
+            Kind::Unix(listener) => {
+                let Ok(listener) = listener.into_std() else { return queued };
+                while let Ok((stream, _)) = listener.accept() {
+                    if stream.set_nonblocking(true).is_ok()
+                        && let Ok(stream) = UnixStream::from_std(stream)
+                    {
+                        queued.push((Socket::Unix(stream), None));
+                    }
+                }
+            }
+        }
+        queued
+    }
+}
+
+/// The file of a Unix socket; removed when this is dropped, unless another socket has taken its place.
+pub(super) struct SocketFile {
+    path: PathBuf,
+    identity: (u64, u64),
+}
+
+impl SocketFile {
+    /// The file that stands there now is ours.
+    pub(super) fn at(path: &Path) -> io::Result<SocketFile> {
+        Ok(SocketFile { path: path.into(), identity: identity(path)? })
+    }
+}
+
+fn identity(path: &Path) -> io::Result<(u64, u64)> {
+    let file = std::fs::symlink_metadata(path)?;
+    Ok((file.dev(), file.ino()))
+}
+
+impl Drop for SocketFile {
+    fn drop(&mut self) {
+        if identity(&self.path).is_ok_and(|now| now == self.identity) {
+            let _ = std::fs::remove_file(&self.path);
+        }
+    }
+}

@@ -1,0 +1,120 @@
+//! Somebody who connected and has not been let in yet: who it is, and whether there is room and it may come in.
+//!
+//! Whose address the socket shows is known at once. Of a proxy's client the PROXY protocol or the request's headers tell.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Instant;
+
+use hyper::header::HeaderMap;
+
+use super::admission::{Guest, Limiter, Refusal};
+use super::proxy::{Origin, Proxies};
+use super::socket::Caller;
+
+/// Knows whom to believe and whom to let in.
+pub(super) struct Doorman {
+    pub proxies: Proxies,
+    pub limiter: Arc<Limiter>,
+}
+
+/// A connection before its session.
+pub(super) struct Visitor {
+    doorman: Arc<Doorman>,
+    caller: Caller,
+    standing: Standing,
+    /// There is a place for a session.
+    room: bool,
+}
+
+enum Standing {
+    /// A proxy's client: the connection begins with its address.
+    InProtocol,
+    /// A proxy's client: its request's headers tell.
+    InHeaders,
+    Known(Guest),
+    Refused(Refusal),
+}
+
+impl Visitor {
+    /// Somebody who just connected.
+    pub(super) fn new(doorman: &Arc<Doorman>, caller: Caller) -> Visitor {
+        let standing = match doorman.proxies.origin(caller) {
+            Origin::Direct => standing(doorman.limiter.enter(caller, Instant::now())),
+            Origin::InHeaders => Standing::InHeaders,
+            Origin::InProtocol => Standing::InProtocol,
+        };
+        Visitor { doorman: Arc::clone(doorman), caller, standing, room: true }
+    }
+
+    /// Notes whether there is a place for a session.
+    pub(super) fn with_room(self, room: bool) -> Visitor {
+        Visitor { room, ..self }
+    }
+
+    pub(super) fn has_room(&self) -> bool {
+        self.room
+    }
+
+    pub(super) fn is_refused(&self) -> bool {
+        matches!(self.standing, Standing::Refused(_))
+    }
+
+    pub(super) fn speaks_proxy_protocol(&self) -> bool {
+        matches!(self.standing, Standing::InProtocol)
+    }
+
+    /// Hears from the proxy whose connection it is; `None` when it is the proxy's own or the proxy does not know.
+    pub(super) fn told(&mut self, client: Option<IpAddr>) {
+        self.identify(client);
+    }
+
+    /// Looks at the headers of the request, when they are to tell. A refusal is to be answered with 429.
+    pub(super) fn present(&mut self, headers: &HeaderMap) -> Option<Refusal> {
+        if matches!(self.standing, Standing::InHeaders) {
+            let client = self.doorman.proxies.client(headers);
+            self.identify(client);
+        }
+        match self.standing {
+            Standing::Refused(refusal) => Some(refusal),
+            _ => None,
+        }
+    }
+
+    fn identify(&mut self, client: Option<IpAddr>) {
+        let address = client.or(self.caller);
+        let entered = self.doorman.limiter.enter(address, Instant::now());
+        if client.is_none() && entered.as_ref().is_ok_and(Guest::is_limited) {
+            warn_once(self.caller);
+        }
+        tracing::debug!(?address, proxy = ?self.caller, "a proxy's client");
+        self.standing = standing(entered);
+    }
+
+    /// The guest, when it was let in.
+    pub(super) fn into_guest(self) -> Option<Guest> {
+        match self.standing {
+            Standing::Known(guest) => Some(guest),
+            _ => None,
+        }
+    }
+}
+
+fn standing(entered: Result<Guest, Refusal>) -> Standing {
+    entered.map_or_else(Standing::Refused, Standing::Known)
+}
+
+/// Whoever set up the proxy should hear of this, but not with every connection.
+fn warn_once(caller: Caller) {
+    static WARNED: AtomicBool = AtomicBool::new(false);
+    if let Some(proxy) = caller
+        && !WARNED.swap(true, Ordering::Relaxed)
+    {
+        tracing::warn!(
+            %proxy,
+            "a trusted proxy does not tell the address of its client where listen.client_address_from says, so that all its \
+             clients count as one address; have it do so, or correct the setting"
+        );
+    }
+}

@@ -4,6 +4,7 @@ use std::fmt;
 
 use super::event::{Event, EventError};
 use super::filter::Filter;
+use super::hll::Sketch;
 use super::id::EventId;
 use super::json::{self, JsonError, Scanner, write_hex, write_number, write_string};
 
@@ -319,12 +320,17 @@ pub fn write_auth(out: &mut Vec<u8>, challenge: &str) {
     out.push(b']');
 }
 
-/// Appends `["COUNT",<id>,{"count":<n>}]` (NIP-45).
-pub fn write_count(out: &mut Vec<u8>, id: &str, n: u64) {
+/// Appends `["COUNT",<id>,{"count":<n>}]`, with the sketch of the events' authors as `hll` where there is one (NIP-45).
+pub fn write_count(out: &mut Vec<u8>, id: &str, n: u64, sketch: Option<&Sketch>) {
     out.extend_from_slice(b"[\"COUNT\",");
     write_string(out, id);
     out.extend_from_slice(b",{\"count\":");
     write_number(out, n);
+    if let Some(sketch) = sketch {
+        out.extend_from_slice(b",\"hll\":\"");
+        out.extend_from_slice(sketch.to_hex().as_bytes());
+        out.push(b'"');
+    }
     out.extend_from_slice(b"}]");
 }
 

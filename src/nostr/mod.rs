@@ -11,6 +11,7 @@
 //! | [`json`] | the strict JSON scanner and the escape writer |
 //! | [`event`] | events: parse, hash, verify, sign, write |
 //! | [`filter`] | filters of REQ and COUNT: parse, match, write |
+//! | [`hll`] | sketches of how many authors there are (NIP-45) |
 //! | [`message`] | messages from clients, and the writers of the relay's answers |
 //! | [`pow`] | proof of work (NIP-13) |
 //! | [`protected`] | protected events, and reposts of them (NIP-70) |
@@ -19,6 +20,7 @@
 
 pub mod event;
 pub mod filter;
+pub mod hll;
 pub mod id;
 pub mod json;
 pub mod kind;

@@ -8,6 +8,7 @@ use super::policy::{Viewer, auth};
 use super::question::Question;
 use super::subscription::{Sink, Subscription, send_one};
 use super::{Admission, Core, Outcome, limits, lock};
+use crate::nostr::hll::Sketch;
 use crate::nostr::{Event, Filter, SubscriptionId, message, protected};
 use crate::store::{Order, Scan};
 
@@ -128,10 +129,13 @@ impl Client {
         self.peer.forget(id);
     }
 
-    /// COUNT: answers with the exact number of stored events, or CLOSED.
+    /// COUNT: answers with the exact number of stored events, and with a sketch of their authors to the questions that have
+    /// one (NIP-45), or with CLOSED.
     pub fn count(&self, id: SubscriptionId, filters: Vec<Filter>) {
         let peer = &self.peer;
         let limits = &peer.core.settings.limits;
+        // Before limits are put into the filters.
+        let sketch = Sketch::of(&filters).map(Box::new);
         let filters = match limits::check_filters(filters, limits) {
             Ok(filters) => limits::without_limit(filters),
             Err(reason) => return peer.closed(&id, &reason),
@@ -142,7 +146,7 @@ impl Client {
         if lock(&peer.questions).waiting.len() >= limits.max_subscriptions {
             return peer.closed(&id, "rate-limited: too many questions are waiting for their answers");
         }
-        peer.ask(Question::count(id, peer.guarded(Scan::new(filters, Order::NewestFirst))));
+        peer.ask(Question::count(id, peer.guarded(Scan::new(filters, Order::NewestFirst)), sketch));
     }
 
     /// The sink has room again: stored results flow on.

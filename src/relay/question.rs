@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use super::subscription::Subscription;
 use crate::nostr::SubscriptionId;
+use crate::nostr::hll::Sketch;
 use crate::store::Scan;
 
 /// A question on its way to its answer.
@@ -16,8 +17,8 @@ pub(super) struct Question {
 pub(super) enum Kind {
     /// The stored events of a subscription.
     Stored(Arc<Subscription>),
-    /// How many there are; the number counted so far.
-    Count { id: SubscriptionId, count: u64 },
+    /// How many there are; the number counted so far, and who their authors are, where that is told.
+    Count { id: SubscriptionId, count: u64, sketch: Option<Box<Sketch>> },
 }
 
 impl Question {
@@ -27,8 +28,8 @@ impl Question {
     }
 
     /// A COUNT.
-    pub fn count(id: SubscriptionId, scan: Scan) -> Question {
-        Question { scan, kind: Kind::Count { id, count: 0 } }
+    pub fn count(id: SubscriptionId, scan: Scan, sketch: Option<Box<Sketch>>) -> Question {
+        Question { scan, kind: Kind::Count { id, count: 0, sketch } }
     }
 
     pub fn is_for(&self, subscription: &Arc<Subscription>) -> bool {

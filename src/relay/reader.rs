@@ -14,7 +14,7 @@ use super::Core;
 use super::client::Peer;
 use super::question::{Kind, Question};
 use super::subscription::send_one;
-use crate::nostr::message;
+use crate::nostr::{EventFields as _, message};
 use crate::store::{Budget, Progress, Scan, StoreError};
 
 const SLICE: Budget = Budget { keys: 200_000, time: Duration::from_millis(10) };
@@ -49,7 +49,7 @@ fn slice(core: &Core, peer: &Arc<Peer>, mut question: Question) -> (Option<Quest
                     sink.close(&mut messages, start);
                 } else {
                     // A damaged record costs its own event, not the answer; `ratite info` and the log tell of it.
-                    tracing::error!(id = %crate::nostr::EventFields::id(record), "a stored event is damaged and was left out");
+                    tracing::error!(id = %record.id(), "a stored event is damaged and was left out");
                     sink.abandon(&mut messages, start);
                 }
                 if messages.len() < SLICE_BYTES { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
@@ -76,14 +76,19 @@ fn slice(core: &Core, peer: &Arc<Peer>, mut question: Question) -> (Option<Quest
                 }
             }
         }
-        Kind::Count { id, count } => {
-            let progress = run_scan(core, &mut question.scan, &mut |_| {
+        Kind::Count { id, count, sketch } => {
+            let progress = run_scan(core, &mut question.scan, &mut |record| {
                 *count += 1;
+                if let Some(sketch) = sketch {
+                    sketch.add(&record.pubkey());
+                }
                 ControlFlow::Continue(())
             });
             match progress {
                 Ok(Progress::More) => return (Some(question), true),
-                Ok(Progress::Done) => send_one(&*peer.sink, |out| message::write_count(out, id.as_str(), *count)),
+                Ok(Progress::Done) => {
+                    send_one(&*peer.sink, |out| message::write_count(out, id.as_str(), *count, sketch.as_deref()))
+                }
                 Err(reason) => send_one(&*peer.sink, |out| message::write_closed(out, id.as_str(), &reason)),
             }
             (None, true)

@@ -336,3 +336,18 @@ fn n01_85_created_at_has_an_upper_limit_and_a_lower_one_by_configuration() {
         assert!(ok || words.starts_with("invalid:"), "{words}");
     }
 }
+
+#[test]
+fn n02_01_follow_lists_of_thousands_replace_each_other() {
+    let relay = TestRelay::with(|config| config.limits.max_message_length = 512 << 10);
+    let mut socket = relay.connect();
+    let keys: Vec<String> = (0u32..5000).map(|n| format!("{n:064x}")).collect();
+    let tags: Vec<[&str; 2]> = keys.iter().map(|key| ["p", key.as_str()]).collect();
+    let tags: Vec<&[&str]> = tags.iter().map(|tag| tag.as_slice()).collect();
+    let (older, newer) = (sign(1, 3, now() - 10, &tags[..4999], ""), sign(1, 3, now(), &tags, ""));
+    assert!(publish(&mut socket, &older).0);
+    assert!(publish(&mut socket, &newer).0);
+    assert_eq!(ask(&mut socket, "q", "{\"kinds\":[3]}"), [id(&newer)]);
+    let follows_last = format!("{{\"#p\":[\"{}\"]}}", keys[4999]);
+    assert_eq!(ask(&mut socket, "r", &follows_last), [id(&newer)]);
+}

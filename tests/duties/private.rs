@@ -31,7 +31,8 @@ fn closed(socket: &mut Socket, message: &str) -> String {
 fn with_letters() -> (TestRelay, [Event; 3]) {
     let relay = TestRelay::start();
     let mut socket = relay.connect();
-    let letters = [letter(1, 4, &[2], "?iv="), letter(9, 1059, &[2], "wrap"), letter(1, 1, &[2], "hello in public")];
+    let letters =
+        [letter(1, 4, &[2], "not even base64"), letter(9, 1059, &[2], "wrap"), letter(1, 1, &[2], "hello in public")];
     for letter in &letters {
         assert_eq!(publish(&mut socket, letter), (true, String::new()), "anybody may send, N17-08");
     }
@@ -39,7 +40,7 @@ fn with_letters() -> (TestRelay, [Event; 3]) {
 }
 
 #[test]
-fn n04_01_n17_01_n17_02_n17_03_stored_messages_are_read_by_those_they_concern() {
+fn n04_01_n04_02_n17_01_n17_02_n17_03_stored_messages_are_read_by_those_they_concern() {
     let (relay, [direct, wrap, note]) = with_letters();
     let by_id = format!("{{\"ids\":[\"{}\",\"{}\",\"{}\"]}}", direct.id, wrap.id, note.id);
     let to_bob = format!("{{\"#p\":[\"{}\"]}}", pubkey(2));
@@ -213,6 +214,20 @@ fn n17_11_lists_of_relays_are_for_everybody() {
         let found = ask(&mut socket, "q", &format!("{{\"kinds\":[{kind}],\"authors\":[\"{}\"]}}", pubkey(1)));
         assert_eq!(found, [id(&list)]);
     }
+}
+
+#[test]
+fn n59_06_wraps_may_expire() {
+    let clock = ratite::relay::Clock::fixed(now());
+    let relay = TestRelay::at(clock.clone(), |_| {});
+    let mut bob = relay.connect();
+    assert!(bob.authenticate(2).0);
+    let soon = (clock.now() + 5).to_string();
+    let wrap = sign(9, 1059, clock.now(), &[&["p", &pubkey(2)], &["expiration", &soon]], "");
+    assert!(publish(&mut bob, &wrap).0);
+    assert_eq!(ask(&mut bob, "q", "{\"kinds\":[1059]}"), [id(&wrap)]);
+    clock.set(clock.now() + 5);
+    assert!(ask(&mut bob, "q", "{\"kinds\":[1059]}").is_empty());
 }
 
 #[test]

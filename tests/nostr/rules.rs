@@ -129,7 +129,10 @@ fn n01_03_messages_of_the_relay_are_well_formed() {
     assert_eq!(written(&|out| message::write_eose(out, id)), json!(["EOSE", id]));
     assert_eq!(written(&|out| message::write_closed(out, id, "x")), json!(["CLOSED", id, "x"]));
     assert_eq!(written(&|out| message::write_notice(out, "x\ty")), json!(["NOTICE", "x\ty"]));
-    assert_eq!(written(&|out| message::write_count(out, id, u64::MAX)), json!(["COUNT", id, {"count": u64::MAX}]));
+    assert_eq!(
+        written(&|out| message::write_count(out, id, u64::MAX, None)),
+        json!(["COUNT", id, {"count": u64::MAX}])
+    );
 }
 
 // 2.2 Id and signature. N01-04 to N01-07 are the vectors `ids` and `escape_table`.

@@ -114,9 +114,11 @@ impl From<RelayError> for Failure {
     fn from(error: RelayError) -> Failure {
         match error {
             RelayError::Store(error) => error.into(),
-            RelayError::Thread(_) => {
-                Failure::new(error.to_string(), "Raise the limit of processes, then run it again.")
-            }
+            RelayError::Thread(error) => Failure::io(
+                "a thread cannot be started",
+                &error,
+                "Raise the limits of processes and of addresses (`ulimit -u`, `ulimit -v`), then run it again.",
+            ),
             RelayError::Closed => Failure::new(error.to_string(), "Run it again."),
         }
     }

@@ -17,7 +17,10 @@ const FILE: &str = "data.mdb";
 const MAX_READERS: u32 = 512;
 
 /// The smallest address space worth starting with when the host grants less than was asked for.
-const LEAST_GRANT: u64 = 1 << 30;
+const LEAST_GRANT: u64 = 64 << 20;
+
+/// Less than this is worth a warning: a database may grow so large in a year.
+const SMALL_GRANT: u64 = 8 << 30;
 
 /// Whether there is a database in folder `path`, or an error when there cannot be one.
 pub fn look(path: &Path) -> Result<bool, StoreError> {
@@ -72,7 +75,15 @@ fn reserve(path: &Path, map_size: u64) -> Result<Env<WithoutTls>, StoreError> {
         // NO_LOCK, no network file system advised), and the map is never resized while the environment lives.
         let opened = unsafe { options.open(path) };
         match opened {
-            Ok(env) => return Ok(env),
+            Ok(env) => {
+                if size < map_size.min(SMALL_GRANT) {
+                    tracing::warn!(
+                        "the system grants few addresses: the database can grow to {} MiB and no further; raise `ulimit -v`",
+                        size >> 20
+                    );
+                }
+                return Ok(env);
+            }
             // Less address space than asked for: a 32-bit host, a container, strict overcommit.
             Err(heed::Error::Io(e)) if e.kind() == io::ErrorKind::OutOfMemory && size > LEAST_GRANT => size /= 2,
             Err(heed::Error::Mdb(MdbError::Other(12))) if size > LEAST_GRANT => size /= 2,

@@ -76,3 +76,31 @@ fn settings_come_from_flags_then_environment_then_file() {
         ended.err
     );
 }
+
+#[test]
+fn what_follows_from_a_broken_line_is_not_reported() {
+    let place = Place::new();
+    place.write("bad.toml", "[limits\nmax_limit = 5\n[info]\nname = \"x\"\n");
+    let ended = place.run(&["config", "check", "bad.toml"]);
+    ended.assert_failed("the configuration has 1 problem to put right:");
+    assert!(ended.err.contains("bad.toml:1: this is not TOML: "), "{}", ended.err);
+    place.write("list.toml", "[listen]\naddresses = [\"127.0.0.1:1\"\n[limits]\nmax_limit = 0\n");
+    let ended = place.run(&["config", "check", "list.toml"]);
+    ended.assert_failed("this is not TOML");
+    assert!(!ended.err.contains("list.toml:2"), "{}", ended.err);
+}
+
+#[test]
+fn a_warning_is_a_warning_beside_problems_too() {
+    let place = Place::new();
+    let mut command = place.command(["delete", "--filter", "{}"]);
+    command.env("RATITE_LIMITS_MAX_LIMITS", "5").env("RATITE_LIMITS_MAX_LIMIT", "x").env("RATITE_LISTEN_ADDRESSES", "");
+    let ended = end(command);
+    assert_eq!(ended.code, 1);
+    let lines: Vec<&str> = ended.err.lines().collect();
+    assert!(lines[0].starts_with("warning: environment variable RATITE_LIMITS_MAX_LIMITS: "), "{}", ended.err);
+    assert_eq!(lines[1], "error: the configuration has 1 problem to put right:");
+    assert_eq!(ended.err.matches("MAX_LIMITS").count(), 1);
+    let template = place.run(&["config"]).out;
+    assert!(template.contains("An empty\n# variable counts as not set."), "{template}");
+}

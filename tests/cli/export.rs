@@ -1,11 +1,16 @@
 //! `ratite export`, `scan`, `delete` and `info`: what is stored, from outside.
 
 use std::fs;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use ratite::nostr::Event;
+use ratite::store::Store;
+use rustix::process::Signal;
 use serde_json::Value;
 
-use crate::place::{Ended, Place, filled, json, note, notes, sign};
+use crate::place::{
+    Ended, Place, filled, json, note, notes, send_signal, sign, wait_for, wait_until_it_listens_to_signals,
+};
 
 #[test]
 fn an_export_is_what_was_imported_oldest_first() {
@@ -115,6 +120,72 @@ fn a_delete_removes_what_a_dry_run_counts() {
     assert_eq!(place.run(&["info", "--verify"]).code, 0);
     // Removing is not forbidding: the same file brings them back.
     assert_eq!(place.run(&["import", "events.jsonl", "--json"]).json()["new"], 5);
+}
+
+#[test]
+fn a_delete_that_is_stopped_says_how_far_it_came() {
+    let place = Place::new();
+    place.write("events.jsonl", notes(1_200));
+    assert_eq!(place.run(&["import", "events.jsonl", "--no-verify"]).code, 0);
+    // While somebody else writes, it waits for its turn.
+    let store = Store::open_existing(&place.path("ratite-data"), 1 << 30).unwrap();
+    let turn = store.batch(0).unwrap();
+    let child = place.command(["delete", "--filter", "{}", "--json"]).spawn().unwrap();
+    wait_until_it_listens_to_signals(&child);
+    send_signal(&child, Signal::INT);
+    send_signal(&child, Signal::TERM);
+    drop(turn);
+    let ended = Ended::of(child.wait_with_output().unwrap());
+    ended.assert_failed("the removal was stopped");
+    assert!(ended.err.contains("Run it again to continue"), "{}", ended.err);
+    let counts = ended.json();
+    let removed = counts["removed"].as_u64().unwrap();
+    assert_eq!(counts["complete"], false);
+    assert_eq!(place.export(&[]).len() as u64, 1_200 - removed);
+    let again = place.run(&["delete", "--filter", "{}", "--json"]).json();
+    assert_eq!((&again["removed"], &again["complete"]), (&(1_200 - removed).into(), &true.into()));
+}
+
+#[test]
+fn times_that_nobody_can_have_meant_are_shown_as_they_are() {
+    let place = Place::new();
+    let lines =
+        [json(&sign(1, 0, 1, &[], "")), json(&sign(1, 5_000_000_000, 1, &[], "")), json(&sign(1, 1 << 40, 1, &[], ""))];
+    place.write("events.jsonl", lines.join("\n"));
+    assert_eq!(place.run(&["import", "events.jsonl"]).code, 0);
+    let out = place.run(&["info"]).out;
+    for line in
+        ["oldest          1970-01-01T00:00:00Z", "newest          1099511627776 (unix seconds, after the year 9999)"]
+    {
+        assert!(out.lines().any(|found| found == line), "{line} is not in {out}");
+    }
+    assert_eq!(place.run(&["info", "--json"]).json()["newest"], 1u64 << 40);
+    assert_eq!(place.export(&["--since", "4294967295"]), lines[1..], "and asked for as they are");
+}
+
+#[test]
+fn an_export_as_stored_has_what_is_expired_and_keeps_the_order_of_arrival() {
+    let place = filled();
+    let expected: Vec<String> = place.read("events.jsonl").lines().map(str::to_owned).collect();
+    assert_eq!(place.export(&["--as-stored"]), expected);
+    assert_eq!(place.export(&["--as-stored", "--filter", "{\"kinds\":[1],\"limit\":3}"]), expected[..3]);
+    place.run(&["export", "--as-stored", "--reverse"]).assert_failed("--reverse");
+    // One that lives long enough to be stored, and no longer than it must. No relay runs that would remove it.
+    let mortal = [1, 3, 10, 60].into_iter().find_map(|life| {
+        let end = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs() + life;
+        let event = sign(3, 1_700_000_050, 1, &[&["expiration", &end.to_string()]], "gone soon");
+        (place.feed(&["import", "--json"], json(&event).as_bytes()).json()["new"] == 1).then_some(event)
+    });
+    let mortal = mortal.expect("an event can be stored within a minute");
+    wait_for("it has expired", || place.export(&[]).len() == 12);
+    assert_eq!(place.export(&["--as-stored"]).last(), Some(&json(&mortal)));
+}
+
+#[test]
+fn an_age_with_a_sign_is_answered_with_a_hint() {
+    let place = filled();
+    place.run(&["export", "--since", "-7d"]).assert_failed("ages are written without a sign: 7d");
+    place.run(&["scan", "{}", "--until=-90m"]).assert_failed("ages are written without a sign: 90m");
 }
 
 #[test]

@@ -286,7 +286,9 @@ fn an_import_that_is_stopped_keeps_whole_batches_and_continues_later() {
         let ended = place.run(&["scan", "--count", "{}"]);
         ended.code == 0 && ended.out == "40\n"
     });
+    // Together they are one wish to stop, and no impatience.
     send_signal(&child, Signal::INT);
+    send_signal(&child, Signal::TERM);
     let ended = Ended::of(child.wait_with_output().unwrap());
     ended.assert_failed("the import was stopped");
     assert!(ended.err.contains("Run it again to continue"), "{}", ended.err);

@@ -9,7 +9,8 @@ mod import;
 mod place;
 mod relay;
 
-use std::fs;
+use std::fs::{self, Permissions};
+use std::os::unix::fs::PermissionsExt as _;
 
 use place::{Place, notes};
 
@@ -56,6 +57,28 @@ fn commands_that_need_a_database_say_what_to_do_without_one() {
     }
     assert!(!place.path("ratite-data").exists(), "looking does not create");
     place.run(&["--data", "elsewhere", "info"]).assert_failed("there is no database in elsewhere");
+}
+
+#[test]
+fn a_database_that_may_not_be_read_is_not_taken_for_none() {
+    let place = Place::new();
+    place.write("events.jsonl", notes(1));
+    assert_eq!(place.run(&["import", "events.jsonl"]).code, 0);
+    // Who may read everything, as root may, sees what stands behind a file instead.
+    let locked = Permissions::from_mode(0o000);
+    fs::set_permissions(place.path("ratite-data"), locked).unwrap();
+    let may_read_all = fs::read_dir(place.path("ratite-data")).is_ok();
+    let ended = place.run(&["info"]);
+    fs::set_permissions(place.path("ratite-data"), Permissions::from_mode(0o755)).unwrap();
+    if may_read_all {
+        assert_eq!(ended.code, 0);
+    } else {
+        ended.assert_failed("the database in ./ratite-data cannot be opened: permission denied");
+    }
+    place
+        .run(&["--data", "ratite-data/data.mdb", "info"])
+        .assert_failed("ratite-data/data.mdb is a file, not a folder");
+    place.run(&["--data", "events.jsonl/x", "info"]).assert_failed("events.jsonl/x cannot be opened: not a directory");
 }
 
 #[test]

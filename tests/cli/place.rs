@@ -48,7 +48,12 @@ impl Place {
 
     /// The program in this folder, with nothing inherited that could configure it.
     pub fn command<S: AsRef<OsStr>>(&self, arguments: impl IntoIterator<Item = S>) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_ratite"));
+        self.program(env!("CARGO_BIN_EXE_ratite"), arguments)
+    }
+
+    /// Any program that ends up as ours.
+    pub fn program<S: AsRef<OsStr>>(&self, program: &str, arguments: impl IntoIterator<Item = S>) -> Command {
+        let mut command = Command::new(program);
         for (name, _) in std::env::vars_os() {
             if name.to_string_lossy().starts_with("RATITE_") || name == "RUST_LOG" {
                 command.env_remove(name);
@@ -161,8 +166,11 @@ pub struct Running {
 
 impl Running {
     pub fn start(place: &Place, arguments: &[&str]) -> Running {
-        let arguments = [&["--listen", "127.0.0.1:0"], arguments].concat();
-        let mut child = place.command(arguments).stderr(Stdio::null()).spawn().unwrap();
+        Running::of(place.command([&["--listen", "127.0.0.1:0"], arguments].concat()))
+    }
+
+    pub fn of(mut command: Command) -> Running {
+        let mut child = command.stderr(Stdio::null()).spawn().unwrap();
         let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
         let mut greeting = String::new();
         // The greeting ends with how to stop.
@@ -254,6 +262,15 @@ impl WebSocket {
 
 pub fn send_signal(child: &Child, signal: Signal) {
     kill_process(Pid::from_child(child), signal).unwrap();
+}
+
+/// Waits until the process has asked to be told of Ctrl-C.
+pub fn wait_until_it_listens_to_signals(child: &Child) {
+    wait_for("signals are listened to", || {
+        let status = fs::read_to_string(format!("/proc/{}/status", child.id())).unwrap();
+        let caught = status.lines().find_map(|line| line.strip_prefix("SigCgt:")).unwrap();
+        u64::from_str_radix(caught.trim(), 16).unwrap() & 1 << (Signal::INT.as_raw() - 1) != 0
+    });
 }
 
 pub fn wait_for(what: &str, mut condition: impl FnMut() -> bool) {

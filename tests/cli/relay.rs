@@ -1,11 +1,14 @@
 //! The relay as a process: greeting, signals, and commands beside it.
 
+use std::collections::BTreeSet;
+use std::fs::File;
 use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
 
 use rustix::process::Signal;
+use serde_json::Value;
 
-use crate::place::{Place, Running, WebSocket, filled, note};
+use crate::place::{Place, Running, WebSocket, filled, note, send_signal};
 
 #[test]
 fn a_relay_greets_serves_and_stops_with_0() {
@@ -18,13 +21,71 @@ fn a_relay_greets_serves_and_stops_with_0() {
             assert!(running.greeting.contains(part), "{part} is not in {}", running.greeting);
         }
         assert!(place.path("ratite-data/data.mdb").exists());
-        let mut stream = TcpStream::connect(running.address).unwrap();
-        stream.write_all(b"GET /health HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").unwrap();
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer).unwrap();
+        let answer = answer(&running, "GET /health HTTP/1.1");
         assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
         assert_eq!(running.stop(signal), 0);
     }
+}
+
+#[test]
+fn signals_that_come_together_are_one_wish() {
+    let place = Place::new();
+    let running = Running::start(&place, &[]);
+    // What a terminal and a supervisor send at the same time.
+    send_signal(&running.child, Signal::INT);
+    send_signal(&running.child, Signal::INT);
+    assert_eq!(running.stop(Signal::TERM), 0);
+}
+
+#[test]
+fn a_hangup_ends_a_relay_with_a_terminal_and_no_other() {
+    let place = Place::new();
+    let healthy = |running: &Running| answer(running, "GET /health HTTP/1.1").starts_with("HTTP/1.1 200 ");
+    let mut running = Running::start(&place, &[]);
+    if File::open("/dev/tty").is_ok() {
+        assert_eq!(running.stop(Signal::HUP), 0);
+    } else {
+        send_signal(&running.child, Signal::HUP);
+        assert!(healthy(&running) && running.child.try_wait().unwrap().is_none());
+        assert_eq!(running.stop(Signal::TERM), 0);
+    }
+    // As `nohup` starts it.
+    let shell =
+        place.program("sh", ["-c", "trap '' HUP; exec \"$0\" --listen 127.0.0.1:0", env!("CARGO_BIN_EXE_ratite")]);
+    let mut running = Running::of(shell);
+    send_signal(&running.child, Signal::HUP);
+    assert!(healthy(&running) && running.child.try_wait().unwrap().is_none());
+    assert_eq!(running.stop(Signal::TERM), 0);
+}
+
+#[test]
+fn the_readme_names_the_nips_that_the_relay_advertises() {
+    let place = Place::new();
+    // What has to be switched on.
+    place.write("ratite.toml", "[policy]\nmin_pow_difficulty = 1\n");
+    let running = Running::start(&place, &[]);
+    let answer = answer(&running, "GET / HTTP/1.1\r\nAccept: application/nostr+json");
+    let document: Value = serde_json::from_str(answer.split_once("\r\n\r\n").unwrap().1).unwrap();
+    let advertised: BTreeSet<u64> =
+        document["supported_nips"].as_array().unwrap().iter().map(|nip| nip.as_u64().unwrap()).collect();
+    let readme = include_str!("../../README.md");
+    let section = readme.split("## What it does").nth(1).unwrap().split("\nNot there yet").next().unwrap();
+    let nips =
+        |text: &str| -> BTreeSet<u64> { text.split("NIP-").skip(1).map(|rest| rest[..2].parse().unwrap()).collect() };
+    let list = nips(section.split("\n- ").nth(1).unwrap());
+    assert!(list.is_subset(&advertised), "the README promises {list:?}, the relay {advertised:?}");
+    let all = nips(section);
+    assert!(advertised.is_subset(&all), "the relay has {advertised:?}, the README knows {all:?}");
+    assert_eq!(running.stop(Signal::TERM), 0);
+}
+
+/// What the relay answers to a request with this head.
+fn answer(running: &Running, head: &str) -> String {
+    let mut stream = TcpStream::connect(running.address).unwrap();
+    stream.write_all(format!("{head}\r\nHost: x\r\nConnection: close\r\n\r\n").as_bytes()).unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    answer
 }
 
 #[test]

@@ -33,6 +33,9 @@ struct Args {
     /// Peers given by address hold the workload already
     #[arg(long)]
     loaded: bool,
+    /// Measure ratite a second time, with clients that ask for compression
+    #[arg(long)]
+    deflate: bool,
     /// Leave ratite out and measure the peers alone
     #[arg(long)]
     alone: bool,
@@ -131,6 +134,8 @@ struct Contender {
     name: String,
     how: How,
     import: Option<String>,
+    /// Its clients ask for compression.
+    deflate: bool,
     /// Running with the workload in its store.
     running: Option<Running>,
 }
@@ -166,17 +171,19 @@ impl Running {
 impl Contender {
     /// Starts the relay over the store in `dir`, or finds the one that is running.
     fn start(&self, dir: &Path) -> Result<Running> {
-        match &self.how {
+        let mut running = match &self.how {
             How::Command(command) => {
                 let server = Server::start(command, dir)?;
-                Ok(Running { target: Target::local(server.port), pid: Some(server.pid), _server: Some(server) })
+                Running { target: Target::local(server.port), pid: Some(server.pid), _server: Some(server) }
             }
             How::Url(target) => {
                 let here = matches!(target.host.as_str(), "127.0.0.1" | "localhost" | "[::1]");
                 let pid = if here { process::listener(target.port) } else { None };
-                Ok(Running { target: target.clone(), pid, _server: None })
+                Running { target: target.clone(), pid, _server: None }
             }
-        }
+        };
+        running.target.deflate = self.deflate;
+        Ok(running)
     }
 
     fn folder(&self) -> String {
@@ -202,12 +209,18 @@ impl Bench {
         let mut contenders = Vec::new();
         if !args.alone {
             let ratite = args.ratite.display();
-            contenders.push(Contender {
-                name: "ratite".into(),
-                how: How::Command(format!("{ratite} --listen 127.0.0.1:{{port}} --data {{dir}}/data")),
-                import: Some(format!("{ratite} --data {{dir}}/data import --no-verify {{file}}")),
-                running: None,
-            });
+            for (name, deflate) in [("ratite", false), ("ratite, compressed", true)] {
+                if deflate && !args.deflate {
+                    continue;
+                }
+                contenders.push(Contender {
+                    name: name.into(),
+                    how: How::Command(format!("{ratite} --listen 127.0.0.1:{{port}} --data {{dir}}/data")),
+                    import: Some(format!("{ratite} --data {{dir}}/data import --no-verify {{file}}")),
+                    deflate,
+                    running: None,
+                });
+            }
         }
         for (name, what) in &args.peer {
             let how = if what.starts_with("ws://") || what.starts_with("wss://") {
@@ -216,7 +229,7 @@ impl Bench {
                 How::Command(what.clone())
             };
             let import = args.import.iter().find(|(of, _)| of == name).map(|(_, command)| command.clone());
-            contenders.push(Contender { name: name.clone(), how, import, running: None });
+            contenders.push(Contender { name: name.clone(), how, import, deflate: false, running: None });
         }
         let file = match &args.file {
             Some(file) => file.clone(),
@@ -434,6 +447,7 @@ impl Bench {
                 "events",
                 "answers/s",
                 "MB/s",
+                "bytes/event",
                 "p50 ms",
                 "p99 ms",
                 "CPU µs",
@@ -481,6 +495,7 @@ impl Bench {
                     let differs: usize =
                         cell.iter().zip(&reference).map(|(c, first)| differing(&c.0.first, first)).sum();
                     let bytes = median(cell.iter().map(|c| c.0.bytes as f64 / c.0.seconds / 1e6));
+                    let per_event = median(cell.iter().map(|c| c.0.bytes as f64 / c.0.events as f64));
                     let p50 = median(cell.iter_mut().map(|c| c.0.latencies.at(0.5)));
                     let p99 = median(cell.iter_mut().map(|c| c.0.latencies.at(0.99)));
                     table.row(vec![
@@ -489,6 +504,7 @@ impl Bench {
                         number(events),
                         number(rate),
                         number(bytes),
+                        number(per_event),
                         number(p50),
                         number(p99),
                         number(cpu),
@@ -552,6 +568,7 @@ impl Bench {
             "expected",
             "deliveries/s",
             "CPU µs/delivery",
+            "bytes/delivery",
             "p50 ms at 200/s",
             "p99 ms at 200/s",
             "KiB/idle connection",
@@ -608,6 +625,7 @@ impl Bench {
                 number(median(cell.iter().map(|l| (l.fast.expected + l.slow.expected) as f64))),
                 number(rate),
                 number(cpu),
+                number(median(cell.iter().map(|l| l.fast.bytes as f64 / l.fast.deliveries.max(1) as f64))),
                 number(p50),
                 number(p99),
                 number(median(cell.iter().map(|l| l.idle))),

@@ -283,6 +283,8 @@ pub struct Audience {
 struct Shared {
     ready: AtomicU64,
     delivered: AtomicU64,
+    /// Bytes that came for it, frames included.
+    received: AtomicU64,
     sent: Mutex<HashMap<Id, Instant>>,
     latencies: Mutex<Latencies>,
 }
@@ -297,6 +299,7 @@ pub struct Delivered {
     pub seconds: f64,
     pub deliveries: u64,
     pub expected: u64,
+    pub bytes: u64,
     pub latencies: Latencies,
 }
 
@@ -354,6 +357,7 @@ impl Audience {
     ) -> Result<Delivered> {
         let shared = &self.shared;
         shared.delivered.store(0, Relaxed);
+        shared.received.store(0, Relaxed);
         lock(&shared.sent).clear();
         *lock(&shared.latencies) = Latencies::default();
         let mut followers: HashMap<&str, u64> = HashMap::new();
@@ -398,7 +402,8 @@ impl Audience {
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
         let latencies = lock(&shared.latencies).clone();
-        Ok(Delivered { seconds: (ended - started).as_secs_f64(), deliveries: last, expected, latencies })
+        let bytes = shared.received.load(Relaxed);
+        Ok(Delivered { seconds: (ended - started).as_secs_f64(), deliveries: last, expected, bytes, latencies })
     }
 }
 
@@ -411,6 +416,7 @@ impl Drop for Audience {
 async fn listen(mut socket: Socket, shared: Arc<Shared>) -> Result<()> {
     let mut quiet = false;
     loop {
+        let before = socket.received;
         socket
             .read(&mut |says, payload| match says {
                 Says::Event => {
@@ -426,6 +432,7 @@ async fn listen(mut socket: Socket, shared: Arc<Shared>) -> Result<()> {
                 _ => {}
             })
             .await?;
+        shared.received.fetch_add(socket.received - before, Relaxed);
         if quiet {
             socket.shrink();
         }

@@ -1,9 +1,10 @@
 //! A WebSocket client that costs next to nothing: frames made by hand, answers looked at no closer than needed.
 //!
-//! It asks for no compression and checks nothing of the handshake but its status: it is here to load relays, not to judge them.
+//! It checks nothing of the handshake but its status and what was agreed: it is here to load relays, not to judge them.
 
 use std::io;
 
+use flate2::{Decompress, FlushDecompress};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
@@ -15,6 +16,8 @@ pub struct Target {
     pub host: String,
     pub port: u16,
     pub path: String,
+    /// Ask for compression, as browsers do.
+    pub deflate: bool,
 }
 
 impl Target {
@@ -27,11 +30,11 @@ impl Target {
             None => (authority, 80),
         };
         let path = if path.is_empty() { "/" } else { path };
-        Ok(Target { host: host.to_owned(), port, path: path.to_owned() })
+        Ok(Target { host: host.to_owned(), port, path: path.to_owned(), deflate: false })
     }
 
     pub fn local(port: u16) -> Target {
-        Target { host: "127.0.0.1".into(), port, path: "/".into() }
+        Target { host: "127.0.0.1".into(), port, path: "/".into(), deflate: false }
     }
 }
 
@@ -68,9 +71,14 @@ pub struct Socket {
     stream: TcpStream,
     inbox: Vec<u8>,
     outbox: Vec<u8>,
+    /// When compression was agreed: the stream, and what it gives out.
+    inflater: Option<(Decompress, Vec<u8>)>,
     /// Bytes received so far, frames included.
     pub received: u64,
 }
+
+/// What a browser offers. The window from message to message is kept; that an agreement may do without is not looked at.
+const OFFER: &str = "Sec-WebSocket-Extensions: permessage-deflate; client_max_window_bits\r\n";
 
 /// The same for every frame: a mask is there to be removed, not to be a secret from ourselves.
 const MASK: [u8; 4] = [0x5A, 0xC3, 0x96, 0x3C];
@@ -79,11 +87,14 @@ impl Socket {
     pub async fn connect(target: &Target) -> Result<Socket> {
         let stream = TcpStream::connect((target.host.as_str(), target.port)).await?;
         stream.set_nodelay(true)?;
-        let mut socket = Socket { stream, inbox: Vec::new(), outbox: Vec::new(), received: 0 };
+        let mut socket = Socket { stream, inbox: Vec::new(), outbox: Vec::new(), inflater: None, received: 0 };
         let request = format!(
             "GET {} HTTP/1.1\r\nHost: {}:{}\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
-             Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n",
-            target.path, target.host, target.port
+             Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n{}\r\n",
+            target.path,
+            target.host,
+            target.port,
+            if target.deflate { OFFER } else { "" }
         );
         socket.stream.write_all(request.as_bytes()).await?;
         loop {
@@ -95,7 +106,13 @@ impl Socket {
                     let line = String::from_utf8_lossy(&socket.inbox).lines().next().unwrap_or_default().to_owned();
                     return Err(format!("no WebSocket: {line}").into());
                 }
+                let head = String::from_utf8_lossy(&socket.inbox[..end]).to_ascii_lowercase();
                 socket.inbox.drain(..end + 4);
+                if head.contains("\r\nsec-websocket-extensions: permessage-deflate") {
+                    socket.inflater = Some((Decompress::new(false), Vec::with_capacity(4 << 10)));
+                } else if target.deflate {
+                    return Err("the relay does not compress".into());
+                }
                 return Ok(socket);
             }
         }
@@ -156,10 +173,14 @@ impl Socket {
         let mut at = 0;
         let mut pongs = Vec::new();
         let mut closed = None;
-        while let Some((opcode, start, end)) = frame_at(&self.inbox[at..]) {
-            let payload = &self.inbox[at + start..at + end];
+        while let Some((first, start, end)) = frame_at(&self.inbox[at..]) {
+            let mut payload = &self.inbox[at + start..at + end];
             at += end;
-            match opcode {
+            if let (Some((inflater, inflated)), true) = (&mut self.inflater, first & 0x40 != 0) {
+                inflate(inflater, payload, inflated)?;
+                payload = inflated;
+            }
+            match first & 0x0F {
                 // What a message is shows in its first fragment; the rest is only bytes.
                 1 => each(Says::of(payload), payload),
                 9 => pongs.push(payload.to_vec()),
@@ -184,7 +205,23 @@ impl Socket {
     }
 }
 
-/// Opcode, and where the payload of the first frame begins and ends, once it is complete.
+/// Inflates a message into `out`, whose memory is used again.
+fn inflate(inflater: &mut Decompress, message: &[u8], out: &mut Vec<u8>) -> Result<()> {
+    out.clear();
+    for mut part in [message, &[0, 0, 0xFF, 0xFF]] {
+        while !part.is_empty() || out.len() == out.capacity() {
+            if out.len() == out.capacity() {
+                out.reserve(out.capacity());
+            }
+            let before = inflater.total_in();
+            inflater.decompress_vec(part, out, FlushDecompress::Sync)?;
+            part = &part[(inflater.total_in() - before) as usize..];
+        }
+    }
+    Ok(())
+}
+
+/// The first byte of the first frame, and where its payload begins and ends, once it is complete.
 fn frame_at(bytes: &[u8]) -> Option<(u8, usize, usize)> {
     let (&first, &second) = (bytes.first()?, bytes.get(1)?);
     let (start, len) = match second & 0x7F {
@@ -192,5 +229,5 @@ fn frame_at(bytes: &[u8]) -> Option<(u8, usize, usize)> {
         127 => (10, u64::from_be_bytes(bytes.get(2..10)?.try_into().ok()?) as usize),
         len => (2, usize::from(len)),
     };
-    (bytes.len() >= start + len).then_some((first & 0x0F, start, start + len))
+    (bytes.len() >= start + len).then_some((first, start, start + len))
 }

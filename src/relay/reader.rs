@@ -20,9 +20,6 @@ use crate::store::{Budget, Progress, Scan, StoreError};
 const SLICE: Budget = Budget { keys: 200_000, time: Duration::from_millis(10) };
 const SLICE_BYTES: usize = 64 << 10;
 
-/// While more peers than these wait for a reader, none is given to packing what was found.
-const MOST_WAITING: usize = 8;
-
 /// A thread of the pool: takes peers that have questions, until it gets `None`.
 pub(super) fn run(core: &Core, queue: Receiver<Option<Arc<Peer>>>) {
     while let Ok(Some(peer)) = queue.recv() {
@@ -57,8 +54,8 @@ fn slice(core: &Core, peer: &Arc<Peer>, mut question: Question) -> (Option<Quest
             if let (true, Some(before)) = (first, question.scan.before()) {
                 subscription.scan_ends_at(before);
             }
-            // Compression is for cores that have time: while peers wait for a reader, results leave as they are.
-            let messages = if core.readers.len() > MOST_WAITING { messages } else { sink.pack(messages) };
+            // Packing is for cores that have time: while another peer waits for a reader, results leave as they are.
+            let messages = if core.readers.is_empty() { sink.pack(messages) } else { messages };
             let (unfinished, room) = match progress {
                 Ok(Progress::Done) => (None, subscription.finish(messages)),
                 Ok(Progress::More) => (Some(question), subscription.send_slice(messages)),

@@ -67,6 +67,9 @@ impl State {
     }
 }
 
+/// Stored results below this many bytes leave as they are: a window needs some events before it finds anything.
+const FEW: usize = 4096;
+
 /// The outgoing side of one connection.
 pub(super) struct Outbox {
     state: Mutex<State>,
@@ -269,6 +272,9 @@ impl Sink for Outbox {
     }
 
     fn pack(&self, messages: Vec<u8>) -> Vec<u8> {
+        if messages.len() < FEW {
+            return messages;
+        }
         let packed = self.compression.and_then(|agreement| {
             agreement.slice(|slice| frame::compress_texts(&messages, |payload, out| slice.compress(payload, out)))
         });

@@ -55,6 +55,7 @@ impl RelayProcess {
         Some(RelayProcess { address, child })
     }
 
+    /// Its process id.
     pub fn id(&self) -> u32 {
         self.child.id()
     }

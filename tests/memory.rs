@@ -1,0 +1,106 @@
+//! What a connection costs when nothing happens on it. Coarse, so that it holds on every machine and build; what it is to show
+//! is that nobody makes ten thousand idle clients twice as dear without noticing.
+
+#![cfg(target_os = "linux")]
+#![allow(clippy::unwrap_used, reason = "a failed unwrap fails the test")]
+
+mod wire;
+
+use std::io::Write as _;
+
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use wire::process::RelayProcess;
+use wire::{FIN, RSV1, Socket, TEXT, event, eventually, frame, health};
+
+/// Bytes that an idle connection with one subscription of 20 authors may take, compression agreed or not. It takes 4.6 KiB at
+/// first and 5.7 KiB after all that these connections do.
+const MOST: u64 = 8 * 1024;
+
+/// Connections that are counted; fewer when the system allows fewer files.
+const CONNECTIONS: u64 = 1500;
+
+/// Connections before the first look: threads, buffers for all and the allocator's pages are there then.
+const WARM: u64 = 100;
+
+/// How many connections this process can open.
+fn connections() -> u64 {
+    let limit = getrlimit(Resource::Nofile);
+    let wanted = CONNECTIONS + 200;
+    let most = limit.maximum.unwrap_or(wanted).min(wanted);
+    let current = limit.current.unwrap_or(wanted);
+    if current < most {
+        setrlimit(Resource::Nofile, Rlimit { current: Some(most), maximum: limit.maximum }).unwrap();
+    }
+    current.max(most).saturating_sub(200).min(CONNECTIONS)
+}
+
+/// Anonymous memory of a process, in bytes.
+fn anonymous(pid: u32) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix("RssAnon:")).unwrap();
+    line.trim().trim_end_matches(" kB").parse::<u64>().unwrap() * 1024
+}
+
+/// Connections that have done what clients do and now wait: each has published, asked, and got an answer and a live event.
+fn idle_connections(relay: &RelayProcess, numbers: std::ops::Range<u64>, offer: Option<&str>) -> Vec<Socket> {
+    numbers
+        .map(|number| {
+            let mut socket = match offer {
+                Some(offer) => Socket::open_offering(relay.address, offer),
+                None => relay.connect(),
+            };
+            assert_eq!(socket.inflater.is_some(), offer.is_some());
+            let authors: Vec<String> = (0..20).map(|i| format!("\"{:064x}\"", (number << 32) + i)).collect();
+            socket.say("[\"REQ\",\"all\",{\"limit\":30}]");
+            while socket.hear()[0] != "EOSE" {}
+            // Longer than one read, in two pieces and in fragments: whatever buffer that takes is given back.
+            let long = format!(
+                "[\"REQ\",\"feed\",{{\"kinds\":[1],\"authors\":[{}]}}]{}",
+                authors.join(","),
+                " ".repeat(30_000)
+            );
+            let frames = [frame(TEXT, &long.as_bytes()[..20_000]), frame(FIN, &long.as_bytes()[20_000..])].concat();
+            socket.stream.write_all(&frames[..5000]).unwrap();
+            socket.stream.write_all(&frames[5000..]).unwrap();
+            socket.hears("EOSE", "feed");
+            if offer.is_some() {
+                // A stored block: compression that needs no compressor.
+                socket.send(&frame(FIN | RSV1 | TEXT, b"\x00\x0f\x00\xf0\xff[\"CLOSE\",\"all\"]\x00"));
+            } else {
+                socket.say("[\"CLOSE\",\"all\"]");
+            }
+            socket.still_works();
+            // Nor does the client keep more than its socket: there are many of them.
+            socket.inflater = None;
+            socket
+        })
+        .collect()
+}
+
+fn assert_small(offer: Option<&str>) {
+    let most = connections();
+    assert!(most >= 2 * WARM, "the system allows too few open files for this test: raise `ulimit -Hn`");
+    let folder = tempfile::tempdir().unwrap();
+    let relay = RelayProcess::start(folder.path());
+    let mut writer = relay.connect();
+    for i in 0..50 {
+        let note = event(1, 1, &format!("{i} {}", "note ".repeat(100)));
+        writer.publish(&note);
+        writer.hears("OK", &note.id.to_string());
+    }
+    let warm = idle_connections(&relay, 0..WARM, offer);
+    let before = anonymous(relay.id());
+    let idle = idle_connections(&relay, WARM..most, offer);
+    eventually("one subscription is left of each", || health(relay.address).1["subscriptions"] == most);
+    let each = anonymous(relay.id()).saturating_sub(before) / (most - WARM);
+    println!("{each} bytes for each of {} idle connections that were offered {offer:?}", most - WARM);
+    assert!(each > 0 && each <= MOST, "{each} bytes for each idle connection");
+    drop((warm, idle));
+}
+
+#[test]
+fn an_idle_connection_costs_little_compressed_or_not() {
+    // One after the other: both want all the files they can get.
+    assert_small(None);
+    assert_small(Some("permessage-deflate; client_max_window_bits"));
+}

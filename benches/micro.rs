@@ -194,6 +194,10 @@ impl Sink for Ear {
         true
     }
 
+    fn has_room(&self) -> bool {
+        true
+    }
+
     fn send_live(&self, _prefix: &[u8], _event: &LiveText) {
         self.live.fetch_add(1, Relaxed);
     }

@@ -206,6 +206,11 @@ settings! {
         max_subscriptions: usize = 100, count(1..=100_000);
         /// How many filters one subscription may have.
         max_filters: usize = 20, count(1..=10_000);
+        /// How much memory the filters of one connection may take, those of its subscriptions and of its waiting questions
+        /// together: a filter of 1,000 authors takes about 80 kB.
+        max_filter_bytes: usize = 4 * 1024 * 1024, bytes(64 * KIB..=GIB);
+        /// The same for all connections together. Each has 16 KiB of its own, whatever others take.
+        max_filter_bytes_total: usize = 128 * 1024 * 1024, bytes(MIB..=1024 * GIB);
         /// The most stored events that one filter returns, whatever limit it asks for.
         max_limit: u64 = 5_000, count(1..=1_000_000);
         /// How many stored events a filter returns that asks for no limit. When this is not set and max_limit is

@@ -90,6 +90,8 @@ impl Filter {
         fn sort<T: Ord>(list: &mut Vec<T>) {
             list.sort_unstable();
             list.dedup();
+            // A subscription holds its lists for hours.
+            list.shrink_to_fit();
         }
         self.ids.as_mut().map(sort);
         self.authors.as_mut().map(sort);
@@ -97,6 +99,27 @@ impl Filter {
         self.tags.iter_mut().for_each(|(_, values)| sort(values));
         // Two entries of one letter are two conditions, so only equal ones may go.
         sort(&mut self.tags);
+    }
+
+    /// Bytes that it takes in memory, its lists included.
+    pub fn memory(&self) -> usize {
+        fn list<T>(list: &Option<Vec<T>>) -> usize {
+            list.as_ref().map_or(0, |list| list.capacity() * size_of::<T>())
+        }
+        let values = self.tags.iter().flat_map(|(_, values)| {
+            values.iter().map(|value| match value {
+                TagValue::Hex(_) => size_of::<TagValue>(),
+                // The allocator gives at least 16 bytes.
+                TagValue::Text(text) => size_of::<TagValue>() + text.len().next_multiple_of(16),
+            })
+        });
+        size_of::<Filter>()
+            + list(&self.ids)
+            + list(&self.authors)
+            + list(&self.kinds)
+            + self.tags.capacity() * size_of::<(TagName, Vec<TagValue>)>()
+            + values.sum::<usize>()
+            + self.search.as_ref().map_or(0, |text| text.len())
     }
 
     /// True when no event can match: an empty list (N01-52) or `since` after `until` (N01-56). A limit of

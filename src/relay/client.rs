@@ -2,15 +2,26 @@
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, Weak};
 
+use super::live::Live;
+use super::memory::{Account, Shortage};
 use super::policy::{Viewer, auth};
-use super::question::Question;
-use super::subscription::{Sink, Subscription, send_one};
+use super::question::{Kind, Question};
+use super::subscription::{Owner, Sink, Subscription, send_one};
 use super::{Admission, Core, Outcome, limits, lock};
 use crate::nostr::hll::Sketch;
 use crate::nostr::{Event, Filter, SubscriptionId, message, protected};
-use crate::store::{Order, Scan};
+use crate::store::{Order, Scan, Seq};
+
+/// What a question takes beside its filters: about that much.
+const SUBSCRIPTION_BYTES: usize = 768;
+
+/// So many questions of one peer are worked on by turns. The others hold nothing but their filters.
+const TAKING_TURNS: usize = 8;
+
+/// A scan that holds more than this between two slices has the peer's turns to itself.
+const LARGE: usize = 256 << 10;
 
 /// One connected peer. Dropping it ends its subscriptions and questions.
 pub struct Client {
@@ -26,6 +37,7 @@ pub(super) struct Peer {
     /// Few enough to look through one by one.
     subscriptions: Mutex<Vec<Open>>,
     questions: Mutex<Questions>,
+    memory: Arc<Account>,
     gone: AtomicBool,
 }
 
@@ -59,6 +71,7 @@ impl Client {
         let policy = &core.settings.policy;
         let viewer = Arc::new(Viewer::new(policy.auth, policy.guard_private, host));
         let peer = Peer {
+            memory: core.memory.account(),
             core,
             sink,
             viewer,
@@ -114,10 +127,22 @@ impl Client {
                 format!("blocked: {} subscriptions are open, this relay allows no more", limits.max_subscriptions);
             return peer.closed(&id, &reason);
         }
+        let live = &peer.core.live;
+        let fields = live.fields(&filters);
+        let bytes = SUBSCRIPTION_BYTES + filter_bytes(&filters) + fields.len() * Live::FIELD_BYTES;
+        let memory = match peer.memory.lease(bytes) {
+            Ok(memory) => memory,
+            Err(shortage) => {
+                drop(subscriptions);
+                return peer.closed(&id, &peer.shortage(shortage));
+            }
+        };
+        let owner: Weak<Peer> = Arc::downgrade(peer);
         let max_waiting = peer.core.settings.waiting_bytes;
         let subscription =
-            Arc::new(Subscription::new(id, filters.clone(), peer.viewer.clone(), peer.sink.clone(), max_waiting));
-        let number = peer.core.live.enter(&subscription);
+            Subscription::new(id, filters.clone(), peer.viewer.clone(), owner, peer.sink.clone(), max_waiting, memory);
+        let subscription = Arc::new(subscription);
+        let number = live.enter(&subscription, &fields);
         subscriptions.push(Open { subscription: subscription.clone(), number });
         drop(subscriptions);
         let scan = peer.guarded(Scan::snapshot(filters, Order::NewestFirst));
@@ -146,15 +171,19 @@ impl Client {
         if lock(&peer.questions).waiting.len() >= limits.max_subscriptions {
             return peer.closed(&id, "rate-limited: too many questions are waiting for their answers");
         }
-        peer.ask(Question::count(id, peer.guarded(Scan::new(filters, Order::NewestFirst)), sketch));
+        let memory = match peer.memory.lease(SUBSCRIPTION_BYTES + filter_bytes(&filters)) {
+            Ok(memory) => memory,
+            Err(shortage) => return peer.closed(&id, &peer.shortage(shortage)),
+        };
+        let scan = peer.guarded(Scan::new(filters, Order::NewestFirst));
+        peer.ask(Question::count(id, scan, sketch, memory));
     }
 
     /// The sink has room again: stored results flow on.
     pub fn resume(&self) {
         let mut questions = lock(&self.peer.questions);
         if questions.state == Turn::Paused {
-            questions.state = Turn::Queued;
-            self.peer.queue();
+            questions.state = self.peer.next_turn(&mut questions);
         } else {
             questions.resumed = true;
         }
@@ -179,7 +208,31 @@ impl Drop for Client {
     }
 }
 
+impl Owner for Peer {
+    fn read_log(self: Arc<Self>, subscription: Arc<Subscription>, from: Seq) {
+        self.ask(Question::log(subscription, from));
+    }
+}
+
+/// What the filters of a question take.
+fn filter_bytes(filters: &[Filter]) -> usize {
+    filters.iter().map(Filter::memory).sum()
+}
+
 impl Peer {
+    /// Why a question finds no memory, as the reason of a CLOSED.
+    fn shortage(&self, shortage: Shortage) -> String {
+        match shortage {
+            Shortage::Peer => format!(
+                "blocked: the filters of one connection may take {} bytes here; close subscriptions or ask for fewer values",
+                self.core.settings.limits.max_filter_bytes
+            ),
+            Shortage::Everybody => {
+                "rate-limited: the relay holds as many large questions as it has memory for; try again later".into()
+            }
+        }
+    }
+
     fn closed(&self, id: &SubscriptionId, reason: &str) {
         send_one(&*self.sink, |out| message::write_closed(out, id.as_str(), reason));
     }
@@ -225,12 +278,35 @@ impl Peer {
         lock(&self.questions).waiting.retain(|question| !question.is_for(&subscription));
     }
 
+    /// Ends a question with a reason.
+    fn refuse(&self, question: Question, reason: &str) {
+        match question.kind {
+            Kind::Stored { subscription, .. } | Kind::Log { subscription, .. } => {
+                subscription.refuse(reason);
+                self.forget_only(&subscription);
+            }
+            Kind::Count { id, .. } => self.closed(&id, reason),
+        }
+    }
+
     fn ask(self: &Arc<Self>, question: Question) {
         let mut questions = lock(&self.questions);
         questions.waiting.push_back(question);
         if questions.state == Turn::Idle {
             questions.state = Turn::Queued;
             self.queue();
+        }
+    }
+
+    /// What follows a turn when the sink has room.
+    fn next_turn(self: &Arc<Self>, questions: &mut Questions) -> Turn {
+        if questions.waiting.is_empty() {
+            // An idle peer keeps no room for questions.
+            questions.waiting = VecDeque::new();
+            Turn::Idle
+        } else {
+            self.queue();
+            Turn::Queued
         }
     }
 
@@ -251,23 +327,25 @@ impl Peer {
         next
     }
 
-    /// Ends a turn: an unfinished question goes to the back of the peer's own line, the peer to the back of everybody's.
+    /// Ends a turn: an unfinished question goes behind the few that take turns in the peer's own line, the peer to the back of
+    /// everybody's. A question that holds much goes before the others: it is finished before they begin to hold anything.
     pub fn end_turn(self: &Arc<Self>, unfinished: Option<Question>, room: bool) {
+        let unfinished = unfinished.and_then(|mut question| match question.hold(&self.memory) {
+            Ok(bytes) => Some((question, bytes)),
+            Err(shortage) => {
+                self.refuse(question, &self.shortage(shortage));
+                None
+            }
+        });
         let mut questions = lock(&self.questions);
-        if let Some(question) = unfinished.filter(|question| question.is_open() && !self.gone.load(Relaxed)) {
-            questions.waiting.push_back(question);
+        if let Some((question, bytes)) = unfinished
+            && question.is_open()
+            && !self.gone.load(Relaxed)
+        {
+            let line = questions.waiting.len();
+            questions.waiting.insert(if bytes > LARGE { 0 } else { line.min(TAKING_TURNS - 1) }, question);
         }
         let room = room || questions.resumed;
-        questions.state = match (questions.waiting.is_empty(), room) {
-            (true, _) => {
-                questions.waiting = VecDeque::new();
-                Turn::Idle
-            }
-            (false, true) => {
-                self.queue();
-                Turn::Queued
-            }
-            (false, false) => Turn::Paused,
-        };
+        questions.state = if room { self.next_turn(&mut questions) } else { Turn::Paused };
     }
 }

@@ -5,9 +5,11 @@
 //! subscriptions that may want it, not those that are open; whether they do want it, the full filter decides.
 //!
 //! Fields are entered as 64-bit hashes under a key of this process: an entry takes 24 bytes instead of the 90 of the
-//! field itself, nobody outside can grind collisions, and a collision costs one look at a filter.
+//! field itself, nobody outside can grind collisions, and a collision costs one look at a filter. Hashing needs no lock,
+//! and entering and leaving go field by field, each at a constant cost, so that whoever holds the lock can let go of it
+//! in between.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet, hash_map};
 use std::hash::{BuildHasherDefault, Hash, Hasher};
 use std::ops::ControlFlow;
 use std::sync::Arc;
@@ -17,28 +19,76 @@ use siphasher::sip::SipHasher13;
 use super::subscription::Subscription;
 use crate::nostr::{EventFields, Filter, TagRef};
 
+/// What an entry takes, in bytes, its share of the tables' empty places included.
+pub(super) const ENTRY_BYTES: usize = 48;
+
+/// Tables that the entries are spread over: none is ever so large that its growing would be felt.
+const SHARDS: usize = 64;
+
+/// Longer lists of subscriptions become sets.
+const LONG: usize = 32;
+
 /// The index. A subscription has a number here as long as it is in it.
 pub(super) struct Index {
-    hash_key: [u8; 16],
-    entries: HashMap<u64, Entry, BuildHasherDefault<AsIs>>,
-    /// Those with a filter that names no field at all.
-    any: Vec<u32>,
+    entries: [HashMap<u64, Entry, BuildHasherDefault<AsIs>>; SHARDS],
     subscriptions: Vec<Option<Arc<Subscription>>>,
     vacant: Vec<u32>,
+    open: usize,
 }
 
 /// The subscriptions under one field: most often a single one.
 #[allow(clippy::box_collection, reason = "the box makes an entry 16 bytes instead of 24, and there are millions")]
 enum Entry {
     One(u32),
-    Many(Box<Vec<u32>>),
+    Few(Box<Vec<u32>>),
+    Many(Box<HashSet<u32, BuildHasherDefault<Spread>>>),
 }
 
 impl Entry {
-    fn list(&self) -> &[u32] {
+    fn add(&mut self, number: u32) {
         match self {
-            Entry::One(number) => std::slice::from_ref(number),
-            Entry::Many(numbers) => numbers,
+            Entry::One(other) => *self = Entry::Few(Box::new(vec![*other, number])),
+            Entry::Few(numbers) if numbers.len() < LONG => numbers.push(number),
+            Entry::Few(numbers) => {
+                let numbers = numbers.iter().copied().chain([number]).collect();
+                *self = Entry::Many(Box::new(numbers));
+            }
+            Entry::Many(numbers) => {
+                numbers.insert(number);
+            }
+        }
+    }
+
+    /// Takes a number out; true when none is left.
+    fn remove(&mut self, number: u32) -> bool {
+        match self {
+            Entry::One(own) => return *own == number,
+            Entry::Few(numbers) => {
+                if let Some(at) = numbers.iter().position(|&other| other == number) {
+                    numbers.swap_remove(at);
+                }
+                if let [last] = numbers[..] {
+                    *self = Entry::One(last);
+                }
+            }
+            Entry::Many(numbers) => {
+                numbers.remove(&number);
+                // Half, so that one who comes and goes does not turn the list into a set and back each time.
+                if numbers.len() < LONG / 2 {
+                    *self = Entry::Few(Box::new(numbers.iter().copied().collect()));
+                } else if numbers.capacity() > 4 * numbers.len() {
+                    numbers.shrink_to_fit();
+                }
+            }
+        }
+        false
+    }
+
+    fn append_to(&self, list: &mut Vec<u32>) {
+        match self {
+            Entry::One(number) => list.push(*number),
+            Entry::Few(numbers) => list.extend_from_slice(numbers),
+            Entry::Many(numbers) => list.extend(numbers.iter()),
         }
     }
 }
@@ -61,6 +111,24 @@ impl Hasher for AsIs {
     }
 }
 
+/// Spreads the numbers of subscriptions, which we gave out ourselves, over 64 bits.
+#[derive(Default)]
+struct Spread(u64);
+
+impl Hasher for Spread {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+
+    fn write(&mut self, _: &[u8]) {
+        debug_assert!(false, "keys are u32");
+    }
+
+    fn write_u32(&mut self, number: u32) {
+        self.0 = u64::from(number).wrapping_mul(0x9E37_79B9_7F4A_7C15);
+    }
+}
+
 /// A field by which subscriptions are found.
 #[derive(Hash)]
 enum Field<'a> {
@@ -68,110 +136,32 @@ enum Field<'a> {
     Author(&'a [u8; 32]),
     Tag(u8, TagRef<'a>),
     Kind(u16),
+    /// No field at all: whatever comes.
+    Any,
 }
 
-impl Index {
-    pub fn new() -> Index {
-        let mut hash_key = [0; 16];
+/// Turns fields into what they are entered under.
+pub(super) struct FieldHasher {
+    key: [u8; 16],
+}
+
+impl FieldHasher {
+    pub fn new() -> FieldHasher {
+        let mut key = [0; 16];
         // Without random bytes the index works as well; only whoever knows that could make it slow.
-        let _ = getrandom::fill(&mut hash_key);
-        Index { hash_key, entries: HashMap::default(), any: Vec::new(), subscriptions: Vec::new(), vacant: Vec::new() }
-    }
-
-    /// How many subscriptions are in it.
-    pub fn len(&self) -> usize {
-        self.subscriptions.len() - self.vacant.len()
-    }
-
-    /// Enters a subscription and returns its number, by which it is taken out again.
-    pub fn enter(&mut self, subscription: &Arc<Subscription>) -> u32 {
-        let number = match self.vacant.pop() {
-            Some(number) => {
-                self.subscriptions[number as usize] = Some(subscription.clone());
-                number
-            }
-            None => {
-                self.subscriptions.push(Some(subscription.clone()));
-                (self.subscriptions.len() - 1) as u32
-            }
-        };
-        let (fields, any) = self.fields(&subscription.filters);
-        for field in fields {
-            match self.entries.entry(field) {
-                std::collections::hash_map::Entry::Vacant(entry) => {
-                    entry.insert(Entry::One(number));
-                }
-                std::collections::hash_map::Entry::Occupied(mut entry) => match entry.get_mut() {
-                    Entry::One(other) => *entry.get_mut() = Entry::Many(Box::new(vec![*other, number])),
-                    Entry::Many(numbers) => numbers.push(number),
-                },
-            }
-        }
-        if any {
-            self.any.push(number);
-        }
-        number
-    }
-
-    /// Takes a subscription out.
-    pub fn leave(&mut self, number: u32) {
-        let Some(subscription) = self.subscriptions.get_mut(number as usize).and_then(Option::take) else { return };
-        self.vacant.push(number);
-        let (fields, any) = self.fields(&subscription.filters);
-        for field in fields {
-            let std::collections::hash_map::Entry::Occupied(mut entry) = self.entries.entry(field) else { continue };
-            match entry.get_mut() {
-                Entry::One(own) if *own == number => {
-                    entry.remove();
-                }
-                Entry::One(_) => {}
-                Entry::Many(numbers) => {
-                    remove(numbers, number);
-                    if let [last] = numbers[..] {
-                        *entry.get_mut() = Entry::One(last);
-                    }
-                }
-            }
-        }
-        if any {
-            remove(&mut self.any, number);
-        }
-        // Memory follows what is open, not what was once open.
-        if self.entries.capacity() > 4 * self.entries.len() + 1024 {
-            self.entries.shrink_to_fit();
-        }
-    }
-
-    /// Everyone who may want the event, each once.
-    pub fn candidates(&self, event: &impl EventFields) -> Vec<Arc<Subscription>> {
-        let mut numbers = self.any.clone();
-        let mut look_up = |field: Field<'_>| {
-            if let Some(entry) = self.entries.get(&self.hash(&field)) {
-                numbers.extend_from_slice(entry.list());
-            }
-        };
-        look_up(Field::Id(&event.id().0));
-        look_up(Field::Author(&event.pubkey().0));
-        look_up(Field::Kind(event.kind().0));
-        let _ = event.visit_indexed_tags(&mut |name, value| {
-            look_up(Field::Tag(name.as_byte(), value));
-            ControlFlow::Continue(())
-        });
-        numbers.sort_unstable();
-        numbers.dedup();
-        numbers.iter().filter_map(|&number| self.subscriptions.get(number as usize)?.clone()).collect()
+        let _ = getrandom::fill(&mut key);
+        FieldHasher { key }
     }
 
     fn hash(&self, field: &Field<'_>) -> u64 {
-        let mut hasher = SipHasher13::new_with_key(&self.hash_key);
+        let mut hasher = SipHasher13::new_with_key(&self.key);
         field.hash(&mut hasher);
         hasher.finish()
     }
 
-    /// The fields under which filters stand, each once, and whether one of them stands under none.
-    fn fields(&self, filters: &[Filter]) -> (Vec<u64>, bool) {
+    /// The fields under which filters stand, each once.
+    pub fn of_filters(&self, filters: &[Filter]) -> Vec<u64> {
         let mut fields = Vec::new();
-        let mut any = false;
         for filter in filters.iter().filter(|filter| !filter.is_impossible()) {
             // Among authors and tags the shorter list is the smaller entry; both are far rarer in events than kinds.
             let tag = filter.tags.iter().min_by_key(|(_, values)| values.len());
@@ -188,17 +178,119 @@ impl Index {
                 (None, None, None, Some(kinds)) => {
                     fields.extend(kinds.iter().map(|kind| self.hash(&Field::Kind(kind.0))));
                 }
-                (None, None, None, None) => any = true,
+                (None, None, None, None) => fields.push(self.hash(&Field::Any)),
             }
         }
         fields.sort_unstable();
         fields.dedup();
-        (fields, any)
+        fields
+    }
+
+    /// The fields under which an event is looked for.
+    pub fn of_event(&self, event: &impl EventFields) -> Vec<u64> {
+        let mut fields = vec![
+            self.hash(&Field::Any),
+            self.hash(&Field::Id(&event.id().0)),
+            self.hash(&Field::Author(&event.pubkey().0)),
+            self.hash(&Field::Kind(event.kind().0)),
+        ];
+        let _ = event.visit_indexed_tags(&mut |name, value| {
+            fields.push(self.hash(&Field::Tag(name.as_byte(), value)));
+            ControlFlow::Continue(())
+        });
+        fields
     }
 }
 
-fn remove(numbers: &mut Vec<u32>, number: u32) {
-    if let Some(at) = numbers.iter().position(|&other| other == number) {
-        numbers.swap_remove(at);
+impl Index {
+    pub fn new() -> Index {
+        Index {
+            entries: std::array::from_fn(|_| HashMap::default()),
+            subscriptions: Vec::new(),
+            vacant: Vec::new(),
+            open: 0,
+        }
     }
+
+    /// How many subscriptions are in it.
+    pub fn len(&self) -> usize {
+        self.open
+    }
+
+    /// Gives a subscription its number; it is found under the fields that are entered from now on.
+    pub fn admit(&mut self, subscription: &Arc<Subscription>) -> u32 {
+        self.open += 1;
+        match self.vacant.pop() {
+            Some(number) => {
+                self.subscriptions[number as usize] = Some(subscription.clone());
+                number
+            }
+            None => {
+                self.subscriptions.push(Some(subscription.clone()));
+                (self.subscriptions.len() - 1) as u32
+            }
+        }
+    }
+
+    /// Enters a subscription under some of its fields.
+    pub fn enter(&mut self, number: u32, fields: &[u64]) {
+        for &field in fields {
+            match self.shard(field).entry(field) {
+                hash_map::Entry::Vacant(entry) => {
+                    entry.insert(Entry::One(number));
+                }
+                hash_map::Entry::Occupied(mut entry) => entry.get_mut().add(number),
+            }
+        }
+    }
+
+    /// Ends a subscription: nobody finds it any more. `None` when it was ended before.
+    pub fn dismiss(&mut self, number: u32) -> Option<Arc<Subscription>> {
+        let subscription = self.subscriptions.get_mut(number as usize)?.take();
+        self.open -= usize::from(subscription.is_some());
+        subscription
+    }
+
+    /// Takes an ended subscription out from under some of its fields.
+    pub fn leave(&mut self, number: u32, fields: &[u64]) {
+        for &field in fields {
+            let shard = self.shard(field);
+            if let hash_map::Entry::Occupied(mut entry) = shard.entry(field)
+                && entry.get_mut().remove(number)
+            {
+                entry.remove();
+                // Memory follows what is open, not what was once open.
+                if shard.capacity() > 4 * shard.len() + 256 {
+                    shard.shrink_to_fit();
+                }
+            }
+        }
+    }
+
+    /// Gives the number of a subscription free that has left all its fields.
+    pub fn release(&mut self, number: u32) {
+        self.vacant.push(number);
+    }
+
+    /// Everyone who stands under one of the fields of an event, each once.
+    pub fn candidates(&self, fields: &[u64]) -> Vec<Arc<Subscription>> {
+        let mut numbers = Vec::new();
+        for field in fields {
+            if let Some(entry) = self.entries[shard_of(*field)].get(field) {
+                entry.append_to(&mut numbers);
+            }
+        }
+        numbers.sort_unstable();
+        numbers.dedup();
+        numbers.iter().filter_map(|&number| self.subscriptions.get(number as usize)?.clone()).collect()
+    }
+
+    fn shard(&mut self, field: u64) -> &mut HashMap<u64, Entry, BuildHasherDefault<AsIs>> {
+        &mut self.entries[shard_of(field)]
+    }
+}
+
+/// The tables use the lowest and the highest bits themselves.
+fn shard_of(field: u64) -> usize {
+    (field >> 32) as usize % SHARDS
 }

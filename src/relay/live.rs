@@ -3,21 +3,29 @@
 //! Everything stored is delivered in the order of the log, each number once. A subscription enters the index first, and what is
 //! delivered to it waits; then the first slice of its scan learns at which number its snapshot ends. Events below that number are
 //! the scan's, all from it on are live: none is missed, none comes twice.
+//!
+//! What another process committed may be a whole dump. A subscriber whose sink has no room for it is not pressed: its subscription
+//! falls behind, reads the log at the peer's own pace, and is live again when it has caught up.
 
+use std::ops::ControlFlow;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
 use crossbeam_channel::{Receiver, Sender};
 
-use super::index::Index;
+use super::index::{ENTRY_BYTES, FieldHasher, Index};
 use super::live_event::LiveEvent;
 use super::outcome::{Outcome, Reply};
 use super::subscription::Subscription;
 use super::{Core, lock};
+use crate::nostr::Filter;
 use crate::store::Seq;
 
 /// Records read from the log in one transaction when another process wrote them.
 const CATCH_UP: usize = 256;
+
+/// Fields that enter or leave the index before others get the lock.
+const STEP: usize = 512;
 
 pub(super) enum Message {
     /// Events of one commit of this process, in the order of their numbers.
@@ -34,22 +42,32 @@ pub(super) enum Message {
 /// The index, and the way to the thread that delivers.
 pub(super) struct Live {
     state: Mutex<State>,
+    hasher: FieldHasher,
     queue: Sender<Message>,
     /// Everything below this number is committed, delivered or not.
     committed: AtomicU64,
 }
 
-/// What the lock guards.
+/// What the lock guards. Who holds it may take the lock of a subscription, never the other way round.
 struct State {
     /// Everything stored below this number was delivered.
     delivered: Seq,
     index: Index,
 }
 
+/// Why an event is delivered now.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Origin {
+    /// It was published here, a moment ago. Publishers feel it when delivery falls behind.
+    Here,
+    /// It stood in the log. Nobody paces whoever wrote it there.
+    Log,
+}
+
 impl Live {
     pub fn new(next_seq: Seq, queue: Sender<Message>) -> Live {
         let state = State { delivered: next_seq, index: Index::new() };
-        Live { state: Mutex::new(state), queue, committed: AtomicU64::new(next_seq) }
+        Live { state: Mutex::new(state), hasher: FieldHasher::new(), queue, committed: AtomicU64::new(next_seq) }
     }
 
     /// Notes a commit of this process: every scan that begins from now on sees what stands below `next_seq`.
@@ -70,9 +88,20 @@ impl Live {
         lock(&self.state).index.len()
     }
 
-    /// Enters a subscription: from now on what it wants is delivered to it. Returns its number in the index.
-    pub fn enter(&self, subscription: &Arc<Subscription>) -> u32 {
-        let number = lock(&self.state).index.enter(subscription);
+    /// What a subscription takes here for each of its fields, in bytes.
+    pub const FIELD_BYTES: usize = ENTRY_BYTES;
+
+    /// The fields that filters stand under in the index.
+    pub fn fields(&self, filters: &[Filter]) -> Vec<u64> {
+        self.hasher.of_filters(filters)
+    }
+
+    /// Enters a subscription with its fields: from now on what it wants is delivered to it. Returns its number in the index.
+    pub fn enter(&self, subscription: &Arc<Subscription>, fields: &[u64]) -> u32 {
+        let number = lock(&self.state).index.admit(subscription);
+        for step in fields.chunks(STEP) {
+            lock(&self.state).index.enter(number, step);
+        }
         // What is committed already is the scan's, even where its delivery is behind: after an import that may be more
         // than can wait for the scan's first slice.
         subscription.scan_ends_at(self.committed.load(Ordering::Acquire));
@@ -81,19 +110,36 @@ impl Live {
 
     /// Takes a subscription out again.
     pub fn leave(&self, number: u32) {
-        lock(&self.state).index.leave(number);
+        let Some(subscription) = lock(&self.state).index.dismiss(number) else { return };
+        let fields = self.hasher.of_filters(&subscription.filters);
+        for step in fields.chunks(STEP) {
+            lock(&self.state).index.leave(number, step);
+        }
+        lock(&self.state).index.release(number);
+    }
+
+    /// Lets a subscription that reads the log go live again, if it has read all that was delivered to others: everything
+    /// below `from`.
+    pub fn caught_up(&self, subscription: &Subscription, from: Seq) -> bool {
+        // Under the lock: no event can be delivered between the look and the change.
+        let state = lock(&self.state);
+        let level = from >= state.delivered;
+        if level {
+            subscription.go_live(from);
+        }
+        level
     }
 
     /// Gives an event to everyone who wants it; returns how many did.
-    fn deliver(&self, event: &Arc<LiveEvent>) -> usize {
-        let delivered = self.deliver_to_candidates(event);
+    fn deliver(&self, event: &Arc<LiveEvent>, origin: Origin) -> usize {
+        let delivered = self.deliver_to_candidates(event, origin);
         event.release();
         delivered
     }
 
-    fn deliver_to_candidates(&self, event: &Arc<LiveEvent>) -> usize {
+    fn deliver_to_candidates(&self, event: &Arc<LiveEvent>, origin: Origin) -> usize {
         let Some(record) = event.record() else { return 0 };
-        let mut wanted = {
+        {
             let mut state = lock(&self.state);
             if let Some(seq) = event.seq {
                 if seq < state.delivered {
@@ -104,13 +150,16 @@ impl Live {
             if state.index.len() == 0 {
                 return 0;
             }
-            state.index.candidates(&record)
-        };
-        wanted.retain(|subscription| {
-            subscription.filters.iter().any(|filter| filter.matches(&record)) && subscription.viewer.may_see(&record)
-        });
+        }
+        // Who enters while this is hashed finds the event by its scan.
+        let fields = self.hasher.of_event(&record);
+        let mut wanted = lock(&self.state).index.candidates(&fields);
+        wanted.retain(|subscription| subscription.wants(&record));
         for subscription in &wanted {
-            subscription.deliver(event);
+            match origin {
+                Origin::Here => subscription.deliver(event),
+                Origin::Log => subscription.deliver_if_room(event),
+            }
         }
         wanted.len()
     }
@@ -130,16 +179,18 @@ impl Live {
                 state.delivered
             };
             let mut events = Vec::new();
-            let next = core.store.log(from, CATCH_UP, &mut |seq, record| {
-                if seq < to {
-                    events.push(Arc::new(LiveEvent::new(Some(seq), record.as_bytes().into(), None)));
+            let next = core.store.log(from, &mut |seq, record| {
+                if seq >= to {
+                    return ControlFlow::Break(());
                 }
+                events.push(Arc::new(LiveEvent::new(Some(seq), record.as_bytes().into(), None)));
+                if events.len() < CATCH_UP { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
             });
             for event in &events {
-                self.deliver(event);
+                self.deliver(event, Origin::Log);
             }
             match next {
-                Ok(Some(next)) if next < to => {}
+                Ok((next, false)) if next < to => {}
                 Ok(_) => {
                     let mut state = lock(&self.state);
                     state.delivered = state.delivered.max(to);
@@ -164,11 +215,11 @@ pub(super) fn run(core: &Arc<Core>, queue: Receiver<Message>) {
                     live.catch_up(core, first);
                 }
                 for event in events {
-                    live.deliver(&Arc::new(event));
+                    live.deliver(&Arc::new(event), Origin::Here);
                 }
             }
             Message::Ephemeral { event, reply } => {
-                let heard = live.deliver(&Arc::new(event)) > 0;
+                let heard = live.deliver(&Arc::new(event), Origin::Here) > 0;
                 reply.send(if heard { Outcome::Delivered } else { Outcome::Unheard });
             }
             Message::Look => match core.store.next_seq() {

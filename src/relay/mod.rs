@@ -15,6 +15,7 @@ mod index;
 mod limits;
 mod live;
 mod live_event;
+mod memory;
 mod outcome;
 pub mod policy;
 mod question;
@@ -155,6 +156,7 @@ struct Core {
     store: Store,
     settings: Settings,
     live: live::Live,
+    memory: Arc<memory::Pool>,
     room: Arc<Semaphore>,
     room_total: usize,
     verify: Sender<ToVerify>,
@@ -179,6 +181,7 @@ impl Relay {
         let room_total = settings.queue_bytes.clamp(1 << 16, u32::MAX as usize);
         let core = Arc::new(Core {
             live: live::Live::new(store.next_seq()?, live_tx),
+            memory: memory::Pool::new(settings.limits.max_filter_bytes_total, settings.limits.max_filter_bytes),
             store,
             room: Arc::new(Semaphore::new(room_total)),
             room_total,

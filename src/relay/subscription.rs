@@ -1,11 +1,15 @@
 //! A subscription: stored events first, then EOSE, then live ones, each event once; and the sink all of it goes into.
+//!
+//! One that cannot keep up with what others write falls behind: it takes its events from the log, as it has room for them, until
+//! it has caught up.
 
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, Weak};
 
 use super::live_event::{LiveEvent, LiveText};
 use super::lock;
+use super::memory::Lease;
 use super::policy::Viewer;
-use crate::nostr::{Filter, SubscriptionId, message};
+use crate::nostr::{EventFields, Filter, SubscriptionId, message};
 use crate::store::Seq;
 
 /// Where the core puts answers for one peer. Called from the core's threads; must not block.
@@ -28,6 +32,14 @@ pub trait Sink: Send + Sync + 'static {
     }
     /// Takes one live event: `prefix` is `["EVENT","<sub>",`, then comes the event's shared text with the bracket behind it.
     fn send_live(&self, prefix: &[u8], event: &LiveText);
+    /// Whether the peer keeps up with what it is sent. Asked before events are sent that nobody paces otherwise.
+    fn has_room(&self) -> bool;
+}
+
+/// Whose subscription it is: sees to it that the log is read for it.
+pub(super) trait Owner: Send + Sync {
+    /// Has the log read for a subscription that fell behind, from this number on.
+    fn read_log(self: Arc<Self>, subscription: Arc<Subscription>, from: Seq);
 }
 
 /// A subscription as the live index and the readers know it.
@@ -38,19 +50,39 @@ pub(super) struct Subscription {
     pub viewer: Arc<Viewer>,
     /// `["EVENT","<sub>",`
     pub prefix: Box<[u8]>,
-    /// Bytes of live events that may wait for the scan. Beyond it the scan is hopelessly behind and the subscription ends.
+    /// Bytes of live events that may wait for the scan. What is more is read from the log when the scan has ended.
     max_waiting: usize,
+    owner: Weak<dyn Owner>,
     sink: Arc<dyn Sink>,
     state: Mutex<State>,
+    /// What it holds.
+    _memory: Lease,
 }
 
 enum State {
     /// Stored events are on their way; live ones wait until EOSE is out (N01-67).
-    Scanning { waiting: Vec<Arc<LiveEvent>>, bytes: usize, from: Seq },
+    Scanning {
+        waiting: Vec<Arc<LiveEvent>>,
+        bytes: usize,
+        /// The scan's snapshot ends below this number.
+        from: Seq,
+        /// More came than may wait.
+        behind: bool,
+    },
     /// Events with this number and above are delivered as they come; those below it were the scan's.
     Live { from: Seq },
+    /// The log is read for it, until it has caught up with those that are live. Only ephemeral events come to it as they are.
+    Behind,
     /// Nothing may be sent any more (N01-69).
     Closed,
+}
+
+/// How the stored events of a subscription ended.
+pub(super) struct Finished {
+    /// Whether the sink has room.
+    pub room: bool,
+    /// Where the log is to be read on, if it fell behind meanwhile.
+    pub behind: Option<Seq>,
 }
 
 impl Subscription {
@@ -59,13 +91,30 @@ impl Subscription {
         id: SubscriptionId,
         filters: Arc<[Filter]>,
         viewer: Arc<Viewer>,
+        owner: Weak<dyn Owner>,
         sink: Arc<dyn Sink>,
         max_waiting: usize,
+        memory: Lease,
     ) -> Subscription {
         let mut prefix = Vec::new();
         message::write_event_prefix(&mut prefix, id.as_str());
-        let state = State::Scanning { waiting: Vec::new(), bytes: 0, from: 0 };
-        Subscription { id, filters, viewer, prefix: prefix.into(), max_waiting, sink, state: Mutex::new(state) }
+        let state = State::Scanning { waiting: Vec::new(), bytes: 0, from: 0, behind: false };
+        Subscription {
+            id,
+            filters,
+            viewer,
+            prefix: prefix.into(),
+            max_waiting,
+            owner,
+            sink,
+            state: Mutex::new(state),
+            _memory: memory,
+        }
+    }
+
+    /// Whether an event is one that it asks for and that its owner may see.
+    pub fn wants(&self, event: &impl EventFields) -> bool {
+        self.filters.iter().any(|filter| filter.matches(event)) && self.viewer.may_see(event)
     }
 
     /// A live event: delivered, or kept until the stored ones are through.
@@ -73,29 +122,68 @@ impl Subscription {
         let mut state = lock(&self.state);
         match &mut *state {
             State::Live { from } => {
-                if event.seq.is_none_or(|seq| seq >= *from)
-                    && let Some(text) = event.text()
-                {
-                    self.sink.send_live(&self.prefix, text);
+                if event.seq.is_none_or(|seq| seq >= *from) {
+                    self.send_live(event);
                 }
             }
             State::Scanning { from, .. } if event.seq.is_some_and(|seq| seq < *from) => {}
-            State::Scanning { waiting, bytes, .. } => {
+            State::Scanning { waiting, bytes, behind, .. } => {
+                if *behind && event.seq.is_some() {
+                    return;
+                }
+                waiting.push(event.clone());
                 *bytes += event.size();
-                if *bytes <= self.max_waiting {
-                    waiting.push(event.clone());
-                } else {
+                if *bytes > self.max_waiting {
+                    // What is stored can be read later; what is not must be kept, or the subscription is of no use.
+                    *behind = true;
+                    waiting.retain(|event| event.seq.is_none());
+                    *bytes = waiting.iter().map(|event| event.size()).sum();
+                }
+                if *bytes > self.max_waiting {
                     *state = State::Closed;
                     self.close_message("error: you read stored events slower than new ones arrive; ask for fewer");
                 }
             }
-            State::Closed => {}
+            State::Behind if event.seq.is_none() => self.send_live(event),
+            State::Behind | State::Closed => {}
+        }
+    }
+
+    /// An event of the log: delivered if the sink has room for it. If not, the subscription falls behind.
+    pub fn deliver_if_room(self: &Arc<Self>, event: &Arc<LiveEvent>) {
+        let Some(seq) = event.seq else { return self.deliver(event) };
+        {
+            let mut state = lock(&self.state);
+            match *state {
+                State::Live { from } if seq >= from && !self.sink.has_room() => *state = State::Behind,
+                _ => {
+                    drop(state);
+                    return self.deliver(event);
+                }
+            }
+        }
+        if let Some(owner) = self.owner.upgrade() {
+            owner.read_log(self.clone(), seq);
+        }
+    }
+
+    fn send_live(&self, event: &LiveEvent) {
+        if let Some(text) = event.text() {
+            self.sink.send_live(&self.prefix, text);
+        }
+    }
+
+    /// Ends being behind: events with this number and above are delivered as they come.
+    pub fn go_live(&self, from: Seq) {
+        let mut state = lock(&self.state);
+        if matches!(*state, State::Behind) {
+            *state = State::Live { from };
         }
     }
 
     /// Learns at which number the scan's snapshot ends.
     pub fn scan_ends_at(&self, before: Seq) {
-        if let State::Scanning { waiting, bytes, from } = &mut *lock(&self.state) {
+        if let State::Scanning { waiting, bytes, from, .. } = &mut *lock(&self.state) {
             *from = before;
             waiting.retain(|event| event.seq.is_none_or(|seq| seq >= before));
             *bytes = waiting.iter().map(|event| event.size()).sum();
@@ -111,12 +199,12 @@ impl Subscription {
         Some(messages.is_empty() || self.sink.send(messages))
     }
 
-    /// The last slice, EOSE, and everything that arrived meanwhile; from here on events are delivered as they come.
-    /// `None` when the subscription is closed, else whether the sink has room.
-    pub fn finish(&self, mut messages: Vec<u8>) -> Option<bool> {
+    /// The last slice, EOSE, and everything that arrived meanwhile; from here on events are delivered as they come, or the log is to
+    /// be read first. `None` when the subscription is closed.
+    pub fn finish(&self, mut messages: Vec<u8>) -> Option<Finished> {
         let mut state = lock(&self.state);
-        let State::Scanning { waiting, from, .. } = &mut *state else { return None };
-        let from = *from;
+        let State::Scanning { waiting, from, behind, .. } = &mut *state else { return None };
+        let (from, behind) = (*from, *behind);
         append(&*self.sink, &mut messages, |out| message::write_eose(out, self.id.as_str()));
         for event in waiting.drain(..) {
             if let Some(text) = event.text() {
@@ -126,8 +214,20 @@ impl Subscription {
                 });
             }
         }
-        *state = State::Live { from };
-        Some(self.sink.send(messages))
+        *state = if behind { State::Behind } else { State::Live { from } };
+        Some(Finished { room: self.sink.send(messages), behind: behind.then_some(from) })
+    }
+
+    /// Appends one EVENT message; `write` appends the event's JSON and says whether that went well.
+    pub fn append_event(&self, messages: &mut Vec<u8>, write: impl FnOnce(&mut Vec<u8>) -> bool) {
+        let start = self.sink.open(messages);
+        messages.extend_from_slice(&self.prefix);
+        if write(messages) {
+            messages.push(b']');
+            self.sink.close(messages, start);
+        } else {
+            self.sink.abandon(messages, start);
+        }
     }
 
     /// Ends the subscription from the relay's side, with a reason.

@@ -281,6 +281,10 @@ impl Sink for Outbox {
         packed.unwrap_or(messages)
     }
 
+    fn has_room(&self) -> bool {
+        self.lock().bytes <= self.soft
+    }
+
     fn send_live(&self, prefix: &[u8], event: &LiveText) {
         let packed = match self.compression {
             Some(agreement) if agreement.takes(event.text().len()) => event.packed(deflate::alone),

@@ -20,7 +20,7 @@ mod tombstone;
 
 use std::collections::BTreeSet;
 use std::io;
-use std::ops::ControlFlow;
+use std::ops::{Bound, ControlFlow};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -236,31 +236,29 @@ impl Store {
         Ok(())
     }
 
-    /// Calls `each` with the records of the next `limit` events from `from` on, in the order in which this
-    /// database learned of them: expired ones included, damaged ones passed over. Returns where to go on, `None` at the end of the log.
+    /// Walks the log from the number `from` on, until `each` breaks off. Returns the number to go on from, and whether that is the end.
+    /// Expired events are among them, a damaged record is passed over. One short read transaction.
     pub fn log(
         &self,
         from: Seq,
-        limit: usize,
-        each: &mut dyn FnMut(Seq, Record<'_>),
-    ) -> Result<Option<Seq>, StoreError> {
+        each: &mut dyn FnMut(Seq, Record<'_>) -> ControlFlow<()>,
+    ) -> Result<(Seq, bool), StoreError> {
         let txn = self.read()?;
         let start = keys::seq_bytes(from);
-        let range = (std::ops::Bound::Included(&start[..]), std::ops::Bound::Unbounded);
+        let range = (Bound::Included(&start[..]), Bound::Unbounded);
         let mut next = from;
-        for (i, entry) in self.tables().events.range(&txn, &range)?.enumerate() {
+        for entry in self.tables().events.range(&txn, &range)? {
             let (key, value) = entry?;
             let seq = keys::read_seq(key).ok_or_else(|| damaged_key("events"))?;
-            if i == limit {
-                return Ok(Some(next));
-            }
+            next = seq + 1;
             match Record::new(value) {
-                Some(record) => each(seq, record),
+                Some(record) if each(seq, record).is_break() => return Ok((next, false)),
+                Some(_) => {}
                 None => self.note_damaged(seq),
             }
-            next = seq + 1;
         }
-        Ok(None)
+        // Numbers whose events are gone again count as read.
+        Ok((next.max(next_seq(self.tables(), &txn)?), true))
     }
 
     /// For each id, whether its event is stored. One short read transaction.

@@ -111,6 +111,11 @@ impl Scan {
         self.walked
     }
 
+    /// Bytes that it holds between two calls of [`Scan::run`], beside the filters.
+    pub fn memory(&self) -> usize {
+        self.parts.iter().map(Part::memory).sum()
+    }
+
     /// Walks on until the budget is spent, the answer is complete, or `each` breaks off. `each` gets every match once, in order; the
     /// event at which it breaks counts as delivered. Events that expire by `now` are left out (N40-03). At least one step is made in every
     /// call, so that a scan always comes to its end.
@@ -203,6 +208,13 @@ impl Part {
     fn new(filter: OneOf) -> Part {
         let remaining = filter.limit.unwrap_or(u64::MAX);
         Part { filter, remaining, walk: None, hits: Vec::new() }
+    }
+
+    fn memory(&self) -> usize {
+        let hits = size_of::<Part>() + self.hits.capacity() * size_of::<Hit>();
+        let Some(Walk::Merge(merge)) = &self.walk else { return hits };
+        let streams = merge.streams.iter().map(|stream| stream.ahead.capacity() * size_of::<Posting>()).sum::<usize>();
+        hits + streams + merge.streams.capacity() * size_of::<Stream>() + merge.heap.capacity() * size_of::<Head>()
     }
 }
 

@@ -2,7 +2,7 @@
 //!
 //! | file | what |
 //! |---|---|
-//! | `relay` `import` `export` `scan` `delete` `info` `config` | the subcommands |
+//! | `relay` `import` `export` `scan` `delete` `info` `config` `drain` | the subcommands |
 //! | `globals` | the flags of every command, and the configuration they lead to |
 //! | `failure` | how a command fails: exit codes, and what the user is told |
 //! | `filters` `time` | filters and times as arguments |
@@ -12,6 +12,7 @@
 
 mod config;
 mod delete;
+mod drain;
 mod export;
 mod failure;
 mod filters;
@@ -71,6 +72,7 @@ enum Command {
     Delete(delete::DeleteArgs),
     Info(info::InfoArgs),
     Config(config::ConfigArgs),
+    Drain(drain::DrainArgs),
 }
 
 /// Runs the command that the process was started with; the result is its exit code.
@@ -111,6 +113,7 @@ fn run(cli: Cli) -> Outcome {
         Some(Command::Delete(args)) => delete::run(&args, &globals),
         Some(Command::Info(args)) => info::run(&args, &globals),
         Some(Command::Config(args)) => config::run(&args, &globals),
+        Some(Command::Drain(args)) => drain::run(&args, &globals),
     }
 }
 

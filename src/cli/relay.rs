@@ -6,7 +6,7 @@ use super::failure::{CLEAN, Outcome};
 use super::globals::Globals;
 use super::output::print;
 use crate::config::{Address, Config};
-use crate::server;
+use crate::server::{self, Neighbour};
 
 /// Serve: run the relay
 #[derive(Args, Debug, Default)]
@@ -39,9 +39,9 @@ fn parse_address(text: &str) -> Result<Address, String> {
 pub(super) fn run(args: &RelayArgs, globals: &Globals) -> Outcome {
     let config = globals.load_with(&args.listen)?;
     let greeting = Greeting::new(&config);
-    server::run(config, |addresses| {
+    server::run(config, |addresses, beside| {
         // A closed standard output is no reason not to serve.
-        let _ = print(&greeting.text(addresses));
+        let _ = print(&greeting.text(addresses, beside));
     })?;
     Ok(CLEAN)
 }
@@ -65,7 +65,7 @@ impl Greeting {
         }
     }
 
-    fn text(&self, addresses: &[Address]) -> String {
+    fn text(&self, addresses: &[Address], beside: &[Neighbour]) -> String {
         let listening: Vec<String> = addresses
             .iter()
             .map(|address| match address {
@@ -82,6 +82,9 @@ impl Greeting {
             None => "the address of your proxy".to_owned(),
         };
         let program = &self.program;
+        // Those that hand over already need not be asked.
+        let older: Vec<String> =
+            beside.iter().filter(|relay| !relay.hands_over).map(|relay| relay.pid.to_string()).collect();
         let flag = if self.data_is_default { String::new() } else { format!(" --data {}", self.data) };
         format!(
             "ratite {} is listening on {}\n  \
@@ -89,10 +92,18 @@ impl Greeting {
                data     {}\n  \
                import   {program}{flag} import FILE.jsonl   (in another terminal, while this one runs)\n  \
                config   {program} config   (prints every setting; nothing has to be set)\n  \
-               stop     Ctrl-C\n",
+               stop     Ctrl-C\n{}",
             env!("CARGO_PKG_VERSION"),
             listening.join(" and "),
             self.data,
+            if older.is_empty() {
+                String::new()
+            } else {
+                format!(
+                    "  beside   process {}, which serves the same data; `{program}{flag} drain` has it hand its clients over\n",
+                    older.join(", ")
+                )
+            },
         )
     }
 }
@@ -104,7 +115,7 @@ mod tests {
     #[test]
     fn the_first_line_says_where_and_the_rest_what_to_do_next() {
         let mut config = Config::default();
-        let text = Greeting::new(&config).text(&["127.0.0.1:7777".parse().unwrap()]);
+        let text = Greeting::new(&config).text(&["127.0.0.1:7777".parse().unwrap()], &[]);
         assert!(text.starts_with("ratite "), "{text}");
         assert!(text.lines().next().unwrap().ends_with(" is listening on ws://127.0.0.1:7777"), "{text}");
         assert!(text.contains("add ws://127.0.0.1:7777 to the relays"), "{text}");
@@ -112,17 +123,17 @@ mod tests {
         assert!(text.contains(" import FILE.jsonl"), "{text}");
 
         config.storage.path = "/srv/nostr".into();
-        let text = Greeting::new(&config).text(&["0.0.0.0:80".parse().unwrap(), "[::]:80".parse().unwrap()]);
+        let text = Greeting::new(&config).text(&["0.0.0.0:80".parse().unwrap(), "[::]:80".parse().unwrap()], &[]);
         assert!(text.contains("is listening on ws://0.0.0.0:80 and ws://[::]:80\n"), "{text}");
         assert!(text.contains("add ws://<the address of this machine>:80 to"), "{text}");
         assert!(text.contains(" --data /srv/nostr import"), "{text}");
 
         config.info.url = "wss://relay.example.org".to_owned();
-        let text = Greeting::new(&config).text(&["0.0.0.0:80".parse().unwrap()]);
+        let text = Greeting::new(&config).text(&["0.0.0.0:80".parse().unwrap()], &[]);
         assert!(text.contains("add wss://relay.example.org to"), "{text}");
 
         config.info.url = String::new();
-        let text = Greeting::new(&config).text(&["unix:/run/ratite.sock".parse().unwrap()]);
+        let text = Greeting::new(&config).text(&["unix:/run/ratite.sock".parse().unwrap()], &[]);
         assert!(text.contains("is listening on unix:/run/ratite.sock\n"), "{text}");
         assert!(text.contains("add the address of your proxy to"), "{text}");
     }

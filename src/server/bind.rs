@@ -14,11 +14,8 @@ use std::path::Path;
 use listenfd::ListenFd;
 use tokio::net::{TcpListener, TcpSocket, UnixListener};
 
-use super::socket::{Listener, SocketFile};
+use super::socket::{BACKLOG, Listener, SocketFile};
 use crate::config::{Address, Config};
-
-/// How many connections the kernel may hold for us until we accept them.
-const BACKLOG: u32 = 1024;
 
 /// Files the relay keeps open beside its connections: the database, listeners, standard streams, and some to spare.
 const OTHER_FILES: u64 = 64;

@@ -29,6 +29,8 @@ const ACCEPT_COMPLAINT: Duration = Duration::from_secs(10);
 pub(super) enum Stage {
     /// Everybody is welcome.
     Open,
+    /// Nobody new is let in; whoever is connected stays.
+    HandingOver,
     /// Everybody leaves.
     Closing,
 }

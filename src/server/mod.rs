@@ -5,6 +5,7 @@
 //! | `bind` | binds what is configured; sockets of systemd; the limit of open files |
 //! | `socket` | TCP and Unix sockets as one |
 //! | `listen` | accepts, counts connections, and leads each through its life |
+//! | `neighbours` | other relays over the same data, and handing over to them |
 //! | `visitor` | who connected, and whether it may come in |
 //! | `proxy` | the client's address behind a proxy |
 //! | `admission` | what one address and one author may do |
@@ -29,6 +30,7 @@ mod deflate;
 mod frame;
 mod http;
 mod listen;
+mod neighbours;
 mod nip11;
 mod outbox;
 mod pages;
@@ -44,13 +46,15 @@ use std::convert::Infallible;
 use std::io;
 use std::num::NonZero;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use tokio::sync::{mpsc, watch};
-use tokio::time::timeout;
+use tokio::task::JoinHandle;
+use tokio::time::{sleep, sleep_until, timeout};
 
 pub use bind::BindError;
+pub use neighbours::{Neighbour, neighbours};
 pub use signals::{SAME_WISH, hangup_is_ignored};
 
 use crate::config::{Address, Config};
@@ -59,10 +63,12 @@ use crate::store::{Store, StoreError};
 use admission::{Limiter, Resource};
 use http::{Health, Site};
 use listen::{Doors, Entrance, OVERFLOW, Stage};
+use neighbours::Place;
 use outbox::Phase;
 use proxy::Proxies;
+use session::LAST_WORDS;
 use shared::{Bounds, Counters, Patience, Registry, Shared};
-use signals::Signals;
+use signals::{Signals, Wish};
 use socket::Listener;
 use visitor::Doorman;
 
@@ -72,6 +78,9 @@ const DRAIN: Duration = Duration::from_millis(3500);
 /// How long it then waits for the answers to be read and the connections to close. Together with [`DRAIN`] this stays
 /// below five seconds.
 const GOODBYE: Duration = Duration::from_millis(1000);
+
+/// How long a client that is sent away may wait for the answers to what it sent. No longer than a commit takes.
+const LAST_ANSWERS: Duration = Duration::from_secs(1);
 
 /// Stack of a runtime thread. Nothing on it recurses; only pages that are touched count.
 const THREAD_STACK: usize = 1024 * 1024;
@@ -99,9 +108,10 @@ pub enum ServerError {
     Interrupted,
 }
 
-/// Runs a relay until SIGTERM, SIGINT or the end of its terminal: opens the store, listens, calls `on_ready` with the addresses in use, serves,
-/// and shuts down within five seconds of the signal. A later signal, [`SAME_WISH`] after the first or more, ends it at once.
-pub fn run(config: Config, on_ready: impl FnOnce(&[Address])) -> Result<(), ServerError> {
+/// Runs a relay until SIGTERM, SIGINT or the end of its terminal: opens the store, listens, calls `on_ready` with the addresses in use and
+/// the relays that run over the same data, serves, and shuts down within five seconds of the signal. A later signal,
+/// [`SAME_WISH`] after the first or more, ends it at once. SIGUSR1 has it hand its clients over and then end.
+pub fn run(config: Config, on_ready: impl FnOnce(&[Address], &[Neighbour])) -> Result<(), ServerError> {
     let cores = std::thread::available_parallelism().map_or(1, NonZero::get);
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(cores)
@@ -114,13 +124,25 @@ pub fn run(config: Config, on_ready: impl FnOnce(&[Address])) -> Result<(), Serv
     let ended = runtime.block_on(async {
         let mut signals = Signals::new()?;
         // First the addresses: when they are taken, nothing else should have happened.
-        let listeners = bind::bind(&config, bind::passed_by_systemd()?, &[])?;
+        // A folder that cannot be read is complained of when the database is opened.
+        let beside = neighbours(&config.storage.path).unwrap_or_default();
+        let shared: Vec<Address> = beside.iter().flat_map(|neighbour| neighbour.addresses.clone()).collect();
+        let listeners = bind::bind(&config, bind::passed_by_systemd()?, &shared)?;
         bind::raise_file_limit(config.listen.max_connections, OVERFLOW);
         let store = Store::open(&config.storage.path, config.storage.map_size)?;
         let relay = Relay::start(store, Settings::from_config(&config))?;
-        let server = Server::serve(relay, &config, listeners)?;
-        on_ready(server.addresses());
-        let name = signals.next().await;
+        let mut server = Server::serve(relay, &config, listeners)?;
+        let mut place = Place::take(&config.storage.path, server.addresses())
+            .inspect_err(|error| tracing::warn!("no other relay can take over from this one: no lock file: {error}"))
+            .ok();
+        on_ready(server.addresses(), &beside);
+        let name = match signals.next().await {
+            Wish::End(name) => name,
+            Wish::HandOver => tokio::select! {
+                () = server.hand_over(place.as_mut(), &config) => "everybody has been handed over",
+                name = signals.end() => name,
+            },
+        };
         let first = Instant::now();
         tracing::info!("{name}: shutting down, accepted events are finished first");
         tokio::select! {
@@ -138,6 +160,8 @@ pub struct Server {
     addresses: Vec<Address>,
     shared: Arc<Shared>,
     stage: watch::Sender<Stage>,
+    /// The tasks that accept connections.
+    accepting: Vec<JoinHandle<()>>,
     /// Closes when the last task has ended.
     tasks: mpsc::Receiver<Infallible>,
 }
@@ -171,20 +195,50 @@ impl Server {
             bounds: Bounds { message: config.limits.max_message_length, outbox: config.listen.outbox_bytes },
             registry,
             counters,
+            hands_over: AtomicBool::new(false),
         });
         let (stage, watched) = watch::channel(Stage::Open);
         let (alive, tasks) = mpsc::channel(1);
         let doors = Doors::new(config.listen.max_connections);
         let entrance = Entrance { shared: Arc::clone(&shared), doors, stage: watched, alive };
-        for listener in listeners {
-            tokio::spawn(listen::accept(listener, entrance.clone()));
-        }
-        Ok(Server { addresses, shared, stage, tasks })
+        let accepting = listeners.into_iter().map(|listener| tokio::spawn(listen::accept(listener, entrance.clone())));
+        Ok(Server { addresses, shared, stage, accepting: accepting.collect(), tasks })
     }
 
     /// The addresses in use.
     pub fn addresses(&self) -> &[Address] {
         &self.addresses
+    }
+
+    /// Stops accepting, keeps every client for `listen.drain_wait`, then sends those who are left away one after the other, spread
+    /// over `listen.drain_spread`. Ends when the last one has left.
+    async fn hand_over(&mut self, place: Option<&mut Place>, config: &Config) {
+        self.stage.send_replace(Stage::HandingOver);
+        self.shared.hands_over.store(true, Ordering::Relaxed);
+        for accepting in self.accepting.drain(..) {
+            let _ = accepting.await;
+        }
+        if let Some(Err(error)) = place.map(Place::hand_over) {
+            tracing::warn!(%error, "cannot tell other relays over this data that this one hands over");
+        }
+        let listen = &config.listen;
+        let registry = Arc::clone(&self.shared.registry);
+        tracing::info!(
+            clients = registry.len(),
+            "handing over: no new clients from now on; those who are here may stay for {} s and then leave within {} s",
+            listen.drain_wait,
+            listen.drain_spread
+        );
+        let leaving = async {
+            sleep(Duration::from_secs(listen.drain_wait)).await;
+            send_away(&registry, Duration::from_secs(listen.drain_spread)).await;
+            sleep(LAST_WORDS).await;
+        };
+        tokio::select! {
+            // Nothing is ever sent: this ends when the last connection has.
+            _ = self.tasks.recv() => {}
+            () = leaving => {}
+        }
     }
 
     /// Stops accepting and reading, has the core finish what it accepted, delivers the answers, closes every
@@ -203,6 +257,28 @@ impl Server {
             tracing::debug!("some peers did not take their leave in time");
         }
     }
+}
+
+/// Sends every session away, one by one in equal steps over this time.
+async fn send_away(registry: &Arc<Registry>, spread: Duration) {
+    let began = tokio::time::Instant::now();
+    let numbers = registry.numbers();
+    let step = spread / u32::try_from(numbers.len()).unwrap_or(u32::MAX).max(1);
+    for (i, number) in (1..).zip(numbers) {
+        // Those who left by themselves leave a gap: the others need not hurry.
+        sleep_until(began + step * i).await;
+        if let Some(outbox) = registry.outbox(number) {
+            tokio::spawn(async move {
+                // What was accepted is answered first.
+                outbox.announce(Phase::Draining);
+                sleep(LAST_ANSWERS).await;
+                outbox.announce(Phase::Closing);
+            });
+        }
+    }
+    // Who was still shaking hands when the list was made.
+    sleep(LAST_ANSWERS).await;
+    registry.announce(Phase::Closing);
 }
 
 /// What `/health` says: numbers, and what is wrong.

@@ -10,6 +10,7 @@
 use std::future::{Future, poll_fn};
 use std::pin::{Pin, pin};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -32,7 +33,7 @@ use crate::relay::{Admission, Client, Outcome, Relay};
 const MOST_STRIKES: u32 = 100;
 
 /// How long a peer may take to read what was left for it and to hang up.
-const LAST_WORDS: Duration = Duration::from_secs(5);
+pub(super) const LAST_WORDS: Duration = Duration::from_secs(5);
 
 /// The same while the server goes down.
 const LAST_WORDS_AT_SHUTDOWN: Duration = Duration::from_millis(700);
@@ -54,6 +55,8 @@ enum End {
     TooSlow,
     /// The server goes down.
     ShuttingDown,
+    /// Another relay takes over.
+    HandedOver,
 }
 
 /// What a turn was left for.
@@ -142,7 +145,7 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin> Session<'a, S> {
             End::Silent => Counters::count(&counters.silent),
             End::Violation(_) => Counters::count(&counters.violations),
             End::OverLimits => Counters::count(&counters.over_limits),
-            End::Gone | End::Closed(_) | End::ShuttingDown => {}
+            End::Gone | End::Closed(_) | End::ShuttingDown | End::HandedOver => {}
         }
         Box::pin(self.leave(end)).await;
     }
@@ -191,6 +194,9 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin> Session<'a, S> {
             match status.phase {
                 Phase::Serving => {}
                 Phase::Draining => self.draining = true,
+                Phase::Closing if self.shared.hands_over.load(Ordering::Relaxed) => {
+                    return Poll::Ready(Turn::End(End::HandedOver));
+                }
                 Phase::Closing => return Poll::Ready(Turn::End(End::ShuttingDown)),
             }
             if status.resume
@@ -277,6 +283,7 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin> Session<'a, S> {
             }
             End::Violation(violation) => (true, Some(violation.code), violation.reason),
             End::ShuttingDown => (true, Some(CloseCode::Away), "the relay is shutting down"),
+            End::HandedOver => (true, Some(CloseCode::Restart), "the relay is being replaced, connect again"),
         };
         let limit = if matches!(end, End::ShuttingDown) { LAST_WORDS_AT_SHUTDOWN } else { LAST_WORDS };
         outbox.finish(flush, |buf| write_close(buf, code, reason));

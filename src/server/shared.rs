@@ -1,7 +1,7 @@
 //! What all connections of a server have in common: the core, the limits, the list of who is connected, the counters.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -95,6 +95,18 @@ impl Registry {
         }
     }
 
+    /// The numbers of the open WebSockets, those that came first in front.
+    pub(super) fn numbers(&self) -> Vec<u64> {
+        let mut numbers: Vec<u64> = self.lock().open.keys().copied().collect();
+        numbers.sort_unstable();
+        numbers
+    }
+
+    /// The outbox of a WebSocket, if it is still open.
+    pub(super) fn outbox(&self, number: u64) -> Option<Arc<Outbox>> {
+        self.lock().open.get(&number).cloned()
+    }
+
     /// How many WebSockets are open.
     pub(super) fn len(&self) -> usize {
         self.lock().open.len()
@@ -122,4 +134,6 @@ pub(super) struct Shared {
     pub bounds: Bounds,
     pub registry: Arc<Registry>,
     pub counters: Arc<Counters>,
+    /// Another relay takes over: who is sent away may come back at once.
+    pub hands_over: AtomicBool,
 }

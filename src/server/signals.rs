@@ -1,4 +1,4 @@
-//! The signals that end the relay, and what a hang-up means.
+//! The signals that end the relay or have it hand over, and what a hang-up means.
 
 use std::fs;
 use std::io;
@@ -10,8 +10,18 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 /// it, and a key may bounce.
 pub const SAME_WISH: Duration = Duration::from_secs(1);
 
-/// The signals that end the relay, as they come.
+/// What a signal asks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Wish {
+    /// To end, and the name of the signal.
+    End(&'static str),
+    /// To leave the clients to another relay, bit by bit.
+    HandOver,
+}
+
+/// The signals that end the relay or have it hand over, as they come.
 pub(super) struct Signals {
+    hand_over: Signal,
     terminate: Signal,
     interrupt: Signal,
     /// Left alone when it is ignored, as `nohup` has it.
@@ -23,6 +33,7 @@ pub(super) struct Signals {
 impl Signals {
     pub(super) fn new() -> io::Result<Signals> {
         Ok(Signals {
+            hand_over: signal(SignalKind::user_defined1())?,
             terminate: signal(SignalKind::terminate())?,
             interrupt: signal(SignalKind::interrupt())?,
             hangup: if hangup_is_ignored() { None } else { Some(signal(SignalKind::hangup())?) },
@@ -30,15 +41,16 @@ impl Signals {
         })
     }
 
-    /// Waits for a signal that ends the relay; returns its name.
-    pub(super) async fn next(&mut self) -> &'static str {
+    /// Waits for a signal; returns what it asks for.
+    pub(super) async fn next(&mut self) -> Wish {
         loop {
             tokio::select! {
-                _ = self.terminate.recv() => return "SIGTERM",
-                _ = self.interrupt.recv() => return "SIGINT",
+                _ = self.hand_over.recv() => return Wish::HandOver,
+                _ = self.terminate.recv() => return Wish::End("SIGTERM"),
+                _ = self.interrupt.recv() => return Wish::End("SIGINT"),
                 () = received(&mut self.hangup) => {
                     if self.has_terminal {
-                        return "SIGHUP";
+                        return Wish::End("SIGHUP");
                     }
                     tracing::warn!("SIGHUP: the configuration is read only at the start; restart the relay to change it");
                 }
@@ -46,10 +58,19 @@ impl Signals {
         }
     }
 
+    /// Waits for a signal that ends the relay; returns its name.
+    pub(super) async fn end(&mut self) -> &'static str {
+        loop {
+            if let Wish::End(name) = self.next().await {
+                return name;
+            }
+        }
+    }
+
     /// Waits for a signal from somebody who does not want to wait any longer for what the one at `first` began.
     pub(super) async fn impatience(&mut self, first: Instant) {
         loop {
-            self.next().await;
+            self.end().await;
             if first.elapsed() >= SAME_WISH {
                 return;
             }

@@ -12,6 +12,9 @@ use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 
 use crate::config::Address;
 
+/// How many connections the kernel may hold for a listener until it accepts them.
+pub(super) const BACKLOG: u32 = 1024;
+
 /// An open connection.
 pub(super) enum Socket {
     Tcp(TcpStream),
@@ -125,37 +128,40 @@ impl Listener {
         }
     }
 
-    /// Ends the listening, and hands over what the kernel has accepted for us until now: closing the socket would reset it.
+    /// Ends the listening, and returns what the kernel has accepted for us until now: closing the socket would reset it.
     pub(super) fn close(self) -> Vec<(Socket, Caller)> {
-        // Straight from the kernel: tokio may not have heard of the newest yet. The sockets do not block, so the end of the
-        // queue is an error.
-        let mut queued = Vec::new();
         // The name goes first, then nobody new can come this way.
         drop(self.file);
+        // Straight from the kernel: tokio may not have heard of the newest yet.
         match self.kind {
-            Kind::Tcp(listener) => {
-                let Ok(listener) = listener.into_std() else { return queued };
-                while let Ok((stream, peer)) = listener.accept() {
-                    if stream.set_nonblocking(true).is_ok()
-                        && let Ok(stream) = TcpStream::from_std(stream)
-                    {
-                        queued.push((Socket::Tcp(stream), Some(peer.ip().to_canonical())));
-                    }
-                }
-            }
-            Kind::Unix(listener) => {
-                let Ok(listener) = listener.into_std() else { return queued };
-                while let Ok((stream, _)) = listener.accept() {
-                    if stream.set_nonblocking(true).is_ok()
-                        && let Ok(stream) = UnixStream::from_std(stream)
-                    {
-                        queued.push((Socket::Unix(stream), None));
-                    }
-                }
-            }
+            Kind::Tcp(listener) => queued(listener.into_std(), |listener| {
+                let (stream, peer) = listener.accept()?;
+                stream.set_nonblocking(true)?;
+                Ok((Socket::Tcp(TcpStream::from_std(stream)?), Some(peer.ip().to_canonical())))
+            }),
+            Kind::Unix(listener) => queued(listener.into_std(), |listener| {
+                let (stream, _) = listener.accept()?;
+                stream.set_nonblocking(true)?;
+                Ok((Socket::Unix(UnixStream::from_std(stream)?), None))
+            }),
         }
-        queued
     }
+}
+
+/// Everything that waits to be accepted. The listener does not block: the end of its queue is an error.
+fn queued<L>(listener: io::Result<L>, accept: impl Fn(&L) -> io::Result<(Socket, Caller)>) -> Vec<(Socket, Caller)> {
+    let mut queued = Vec::new();
+    let Ok(listener) = listener else { return queued };
+    // More may come as fast as they are taken; the queue itself is shorter.
+    for _ in 0..4 * BACKLOG {
+        match accept(&listener) {
+            Ok(accepted) => queued.push(accepted),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
+            // One that has hung up already, or no file left for it: the next may fare better.
+            Err(_) => {}
+        }
+    }
+    queued
 }
 
 /// The file of a Unix socket; removed when this is dropped, unless another socket has taken its place.
@@ -181,5 +187,41 @@ impl Drop for SocketFile {
         if identity(&self.path).is_ok_and(|now| now == self.identity) {
             let _ = std::fs::remove_file(&self.path);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write as _;
+
+    use tokio::io::AsyncReadExt as _;
+
+    use super::*;
+
+    #[test]
+    fn closing_hands_over_what_waits_to_be_accepted() {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("relay.sock");
+        runtime.block_on(async {
+            let tcp = Listener::tcp(TcpListener::bind("127.0.0.1:0").await.unwrap()).unwrap();
+            let address = tcp.address.tcp().unwrap();
+            let bound = UnixListener::bind(&path).unwrap();
+            let unix = Listener::unix(bound, &path, Some(SocketFile::at(&path).unwrap()));
+            // Nothing here gives tokio a moment to hear of them.
+            for i in 0..20 {
+                std::net::TcpStream::connect(address).unwrap().write_all(&[i]).unwrap();
+                std::os::unix::net::UnixStream::connect(&path).unwrap().write_all(&[i]).unwrap();
+            }
+            for listener in [tcp, unix] {
+                let waiting = listener.close();
+                assert_eq!(waiting.len(), 20);
+                for (i, (mut socket, _)) in waiting.into_iter().enumerate() {
+                    assert_eq!(socket.read_u8().await.unwrap(), i as u8);
+                }
+            }
+            assert!(std::net::TcpStream::connect(address).is_err(), "nobody listens any more");
+            assert!(!path.exists());
+        });
     }
 }

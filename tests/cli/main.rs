@@ -25,7 +25,7 @@ fn help_and_version_are_no_errors() {
         assert!(ended.out.contains("ratite"), "{arguments:?}");
     }
     assert_eq!(place.run(&["--version"]).out, format!("ratite {}\n", env!("CARGO_PKG_VERSION")));
-    for command in ["relay", "import", "export", "scan", "delete", "info", "config"] {
+    for command in ["relay", "import", "export", "scan", "delete", "info", "config", "drain"] {
         let help = place.run(&["help", command]).out;
         assert!(help.contains("Examples:\n  "), "{command} teaches by example: {help}");
     }

@@ -262,6 +262,34 @@ impl Socket {
         self.send(&frame(FIN | TEXT, &message));
     }
 
+    /// The same; false when the relay has hung up.
+    pub fn try_publish(&mut self, event: &Event) -> bool {
+        let mut message = b"[\"EVENT\",".to_vec();
+        event.write_json(&mut message);
+        message.push(b']');
+        self.stream.write_all(&frame(FIN | TEXT, &message)).is_ok()
+    }
+
+    /// What [`Socket::hear_or_end`] gives, or `None` when nothing comes within the read timeout of the stream.
+    pub fn hear_soon(&mut self) -> Option<Result<Value, Option<u16>>> {
+        loop {
+            while let Some(frame) = self.parse() {
+                match frame.opcode {
+                    TEXT => return Some(Ok(serde_json::from_slice(&frame.payload).unwrap())),
+                    CLOSE => return Some(Err(frame.payload.first_chunk().map(|code| u16::from_be_bytes(*code)))),
+                    _ => {}
+                }
+            }
+            let mut chunk = [0; 16 * 1024];
+            match self.stream.read(&mut chunk) {
+                Ok(0) => return Some(Err(None)),
+                Ok(n) => self.buffer.extend_from_slice(&chunk[..n]),
+                Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => return None,
+                Err(_) => return Some(Err(None)),
+            }
+        }
+    }
+
     /// False at the end of the stream.
     fn fill(&mut self) -> bool {
         let mut chunk = [0; 16 * 1024];

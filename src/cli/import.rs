@@ -1,11 +1,12 @@
 //! `ratite import`: events from JSONL into the database, verified on all cores, while the relay may be running.
 //!
-//! Lines are parsed and verified in chunks on all cores; while one chunk is written, the next one is verified. A bad line is
-//! counted and shown and never stops the run.
+//! Three things go on at once: one thread reads and cuts chunks of lines, all cores parse and verify the chunk before it, the
+//! relay's writer stores what came before that. A bad line is counted and shown and never stops the run.
 
-use std::collections::VecDeque;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
 use clap::Args;
@@ -16,17 +17,13 @@ use serde_json::value::RawValue;
 
 use super::failure::{CLEAN, FAILED, Failure, LEFT_OUT, Outcome, complain, things};
 use super::globals::Globals;
-use super::input::{self, Chunk, Lines, MAX_LINE_BYTES, Next, Source};
+use super::input::{self, Chunk, Line, Lines, MAX_LINE_BYTES, Next, Source};
 use super::output::{self, Output};
 use super::progress::Progress;
 use super::signals::Stop;
 use super::text;
-use crate::nostr::Event;
-use crate::relay::{self, Relay, Settings};
+use crate::relay::{self, Bulk, Relay, Settings};
 use crate::store::Store;
-
-/// Batches on their way to the disk while the next one is being verified. More would cost memory and gain nothing.
-const IN_FLIGHT: usize = 1;
 
 /// Refused lines that are shown when nobody asked for a file of them.
 const SHOWN: u64 = 10;
@@ -123,20 +120,18 @@ pub(super) fn run(args: &ImportArgs, globals: &Globals) -> Outcome {
     let stop = Stop::on_signals();
     let started = Instant::now();
     let mut import = Import {
-        relay: &relay,
-        trusted: args.no_verify,
+        bulk: relay.bulk(args.no_verify),
         names: sources.iter().map(Source::name).collect(),
-        in_flight: VecDeque::new(),
         summary: Summary::default(),
         rejects,
         faults: Vec::new(),
     };
     let result = import.read_all(sources, &stop);
     // What was handed over is on its way to the disk in any case: it belongs to the summary.
-    let result = import.finish_batches().and(result);
+    let result = import.settle().and(result);
+    let Import { mut summary, rejects, faults, bulk, .. } = import;
+    drop(bulk);
     relay.shutdown();
-
-    let Import { mut summary, rejects, faults, .. } = import;
     summary.complete = matches!(result, Ok(true)) && faults.is_empty();
     let rejects = rejects.finish();
     if args.json {
@@ -160,122 +155,131 @@ pub(super) fn run(args: &ImportArgs, globals: &Globals) -> Outcome {
     }
 }
 
-struct Import<'r> {
-    relay: &'r Relay,
-    trusted: bool,
+struct Import {
+    bulk: Bulk,
     names: Vec<String>,
-    in_flight: VecDeque<Batch>,
     summary: Summary,
     rejects: Rejects,
     /// Why sources could not be read to their end.
     faults: Vec<Failure>,
 }
 
-/// A chunk on its way to the disk.
-struct Batch {
-    chunk: Chunk,
-    /// For each line of the chunk, in order: why it holds no event, unless it holds one.
-    faults: Vec<Option<String>>,
-    outcomes: Receiver<Vec<relay::Outcome>>,
-}
-
-impl Import<'_> {
+impl Import {
     /// Reads everything. False when the user wanted to stop.
     fn read_all(&mut self, sources: Vec<Source>, stop: &Stop) -> Result<bool, Failure> {
         // Where somebody types, a line that redraws itself would be in the way.
         let shown = !input::from_terminal(&sources);
         let mut progress = shown.then(|| Progress::new("events", input::total_bytes(&sources)));
-        let mut lines = Lines::read(sources);
+        let (chunks, consumed) = read_ahead(Lines::read(sources));
         while !stop.requested() {
-            match lines.next() {
-                Ok(Next::Chunk(chunk)) => self.begin_batch(chunk)?,
-                Ok(Next::Waiting) => self.finish_batches()?,
+            // The other side ends only after its last word.
+            match chunks.recv().unwrap_or(Ok(Next::End)) {
+                Ok(Next::Chunk(chunk)) => self.push(&chunk)?,
+                Ok(Next::Waiting) => self.settle()?,
                 Ok(Next::End) => return Ok(true),
                 // The sources behind a faulty one are as good as they were.
                 Err(fault) => self.faults.push(fault),
             }
             if let Some(progress) = &mut progress {
-                progress.at(lines.consumed(), self.summary.read);
+                progress.at(consumed.load(Ordering::Relaxed), self.summary.read);
             }
         }
         Ok(false)
     }
 
-    fn begin_batch(&mut self, chunk: Chunk) -> Result<(), Failure> {
-        let parsed: Vec<Result<Event, String>> = chunk
-            .lines
-            .par_iter()
-            .with_min_len(16)
-            .map(|line| {
-                if line.too_long {
-                    return Err(format!("invalid: the line is longer than {}", text::size(MAX_LINE_BYTES as u64)));
+    /// Hands a chunk to the relay, and notes what it says at once.
+    fn push(&mut self, chunk: &Chunk) -> Result<(), Failure> {
+        self.summary.read += chunk.lines.len() as u64;
+        let text_of = |line: &Line| {
+            if line.too_long {
+                return Err(format!("invalid: the line is longer than {}", text::size(MAX_LINE_BYTES as u64)));
+            }
+            event_text(&chunk.text[line.range.clone()])
+        };
+        let found: Vec<Result<&[u8], String>> = chunk.lines.par_iter().with_min_len(256).map(text_of).collect();
+        let (mut texts, mut places, mut refused) = (Vec::with_capacity(found.len()), Vec::new(), Vec::new());
+        for (place, text) in found.into_iter().enumerate() {
+            match text {
+                Ok(text) => {
+                    texts.push(text);
+                    places.push(place);
                 }
-                let text = event_text(&chunk.text[line.range.clone()])?;
-                Event::parse(text).map_err(|error| format!("invalid: {error}"))
-            })
-            .collect();
-        let mut events = Vec::with_capacity(parsed.len());
-        let faults = parsed
-            .into_iter()
-            .map(|parsed| match parsed {
-                Ok(event) => {
-                    events.push(event);
-                    None
-                }
-                Err(reason) => Some(reason),
-            })
-            .collect();
-        let outcomes = self.relay.ingest(events, self.trusted);
-        self.in_flight.push_back(Batch { chunk, faults, outcomes });
-        if self.in_flight.len() > IN_FLIGHT { self.finish_batch() } else { Ok(()) }
+                Err(reason) => refused.push((place, reason)),
+            }
+        }
+        for (text, outcome) in self.bulk.push(&texts) {
+            match outcome {
+                relay::Outcome::Refused(reason) if !has_expired(&reason) => refused.push((places[text], reason)),
+                other => self.count(other)?,
+            }
+        }
+        refused.sort_unstable_by_key(|(place, _)| *place);
+        for (place, reason) in refused {
+            self.summary.refused += 1;
+            let line = &chunk.lines[place];
+            self.rejects.add(&self.names[line.source], line.number, &reason, &chunk.text[line.range.clone()])?;
+        }
+        let outcomes = self.bulk.outcomes();
+        self.count_all(outcomes)
     }
 
     /// Waits until everything handed over is on disk, and counts it.
-    fn finish_batches(&mut self) -> Result<(), Failure> {
-        while !self.in_flight.is_empty() {
-            self.finish_batch()?;
+    fn settle(&mut self) -> Result<(), Failure> {
+        let outcomes = self.bulk.settle();
+        self.count_all(outcomes)
+    }
+
+    fn count_all(&mut self, outcomes: Result<Vec<relay::Outcome>, relay::Closed>) -> Result<(), Failure> {
+        let outcomes = outcomes
+            .map_err(|error| Failure::new(error.to_string(), "Nothing is half written; run the import again."))?;
+        // All are counted, also those behind a failure.
+        let mut counted = Ok(());
+        for outcome in outcomes {
+            counted = counted.and(self.count(outcome));
+        }
+        counted
+    }
+
+    fn count(&mut self, outcome: relay::Outcome) -> Result<(), Failure> {
+        let summary = &mut self.summary;
+        match outcome {
+            relay::Outcome::Stored => summary.new += 1,
+            relay::Outcome::Duplicate => summary.already_there += 1,
+            relay::Outcome::Replaced => summary.replaced += 1,
+            relay::Outcome::Delivered | relay::Outcome::Unheard => summary.ephemeral += 1,
+            relay::Outcome::Refused(reason) if has_expired(&reason) => summary.expired += 1,
+            // No policy stands between an operator and his database: what is refused behind the checks was deleted.
+            relay::Outcome::Refused(_) => summary.deleted_earlier += 1,
+            relay::Outcome::Failed(reason) => {
+                return Err(Failure::new(
+                    format!("events could not be stored: {}", reason.strip_prefix("error: ").unwrap_or(&reason)),
+                    "Put that right, then run the import again; what is in is passed over.",
+                ));
+            }
         }
         Ok(())
     }
+}
 
-    fn finish_batch(&mut self) -> Result<(), Failure> {
-        let Some(batch) = self.in_flight.pop_front() else { return Ok(()) };
-        let outcomes = batch.outcomes.recv().map_err(|_| {
-            Failure::new("the database writer has stopped", "Nothing is half written; run the import again.")
-        })?;
-        let mut outcomes = outcomes.into_iter();
-        let mut failed = None;
-        for (line, fault) in batch.chunk.lines.iter().zip(batch.faults) {
-            self.summary.read += 1;
-            let outcome = match fault {
-                Some(reason) => relay::Outcome::Refused(reason),
-                // One outcome for each event is the promise of `ingest`; without one the event is not known to be in.
-                None => outcomes.next().unwrap_or(relay::Outcome::Failed("error: no answer".to_owned())),
-            };
-            match outcome {
-                relay::Outcome::Stored => self.summary.new += 1,
-                relay::Outcome::Duplicate => self.summary.already_there += 1,
-                relay::Outcome::Replaced => self.summary.replaced += 1,
-                relay::Outcome::Delivered | relay::Outcome::Unheard => self.summary.ephemeral += 1,
-                // No policy stands between an operator and his database: what is blocked here was deleted.
-                relay::Outcome::Refused(reason) if reason.starts_with("blocked:") => self.summary.deleted_earlier += 1,
-                relay::Outcome::Refused(reason) if reason.ends_with("has expired") => self.summary.expired += 1,
-                relay::Outcome::Refused(reason) => {
-                    self.summary.refused += 1;
-                    let line_text = &batch.chunk.text[line.range.clone()];
-                    self.rejects.add(&self.names[line.source], line.number, &reason, line_text)?;
-                }
-                relay::Outcome::Failed(reason) => failed = failed.or(Some(reason)),
+fn has_expired(reason: &str) -> bool {
+    reason.ends_with("has expired")
+}
+
+/// Reads chunks on a thread of its own, one ahead of those who work on them. Returns also how many bytes were read, before unpacking.
+fn read_ahead(mut lines: Lines) -> (Receiver<Result<Next, Failure>>, Arc<AtomicU64>) {
+    let consumed = lines.consumed();
+    let (sender, chunks) = crossbeam_channel::bounded(1);
+    // Nobody waits for this thread either, see `Lines::read`.
+    std::thread::spawn(move || {
+        loop {
+            let next = lines.next();
+            let last = matches!(next, Ok(Next::End));
+            if sender.send(next).is_err() || last {
+                return;
             }
         }
-        match failed {
-            None => Ok(()),
-            Some(reason) => Err(Failure::new(
-                format!("events could not be stored: {}", reason.strip_prefix("error: ").unwrap_or(&reason)),
-                "Put that right, then run the import again; what is in is passed over.",
-            )),
-        }
-    }
+    });
+    (chunks, consumed)
 }
 
 /// The event in a line: the line itself, or what a message carries, `["EVENT",{…}]` of a client or `["EVENT","sub",{…}]` of a relay.

@@ -10,6 +10,7 @@
 //! housekeeping: expiry, other processes' commits, stale reader slots
 //! ```
 
+mod bulk;
 mod client;
 mod index;
 mod limits;
@@ -34,6 +35,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use crossbeam_channel::{Receiver, Sender};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
+pub use bulk::{Bulk, Closed};
 pub use client::Client;
 pub use live_event::LiveText;
 pub use outcome::Outcome;
@@ -251,14 +253,18 @@ impl Relay {
         self.core.publish(event, None, admission, reply);
     }
 
-    /// The bulk door: verifies on all cores on the calling thread (unless the source is `trusted`), then hands the events to the
-    /// writer as one batch. The receiver yields one outcome for each event, in order, after the commit. Limits that
-    /// protect the relay from strangers do not apply: the operator's own dumps come in whole.
+    /// Opens the bulk door, for an operator's own events. Of a `trusted` source neither ids nor signatures are checked.
+    pub fn bulk(&self, trusted: bool) -> Bulk {
+        Bulk::new(self.core.clone(), trusted)
+    }
+
+    /// Takes some events through the bulk door in one transaction: verifies on all cores on the calling thread (unless the source
+    /// is `trusted`), then hands them to the writer. The receiver yields one outcome for each event, in order, after the commit.
     pub fn ingest(&self, events: Vec<Event>, trusted: bool) -> Receiver<Vec<Outcome>> {
-        let (tx, rx) = crossbeam_channel::bounded(1);
-        let batch = verify::prepare_batch(&self.core, events, trusted);
-        let _ = self.core.writer.send(ToWriter::Batch { batch, done: tx });
-        rx
+        let (done, outcomes) = crossbeam_channel::bounded(1);
+        let batch = bulk::prepare_all(&self.core, events, trusted);
+        let _ = self.core.writer.send(ToWriter::Batch { batch, done, ticket: None });
+        outcomes
     }
 
     /// Removes everything that matches, for the operator: in small transactions between which publishers get their turn.

@@ -1,6 +1,6 @@
 //! What waits in the queues of the core: on its way to verification, and from there to the writer.
 
-use crossbeam_channel::Sender;
+use crossbeam_channel::{Receiver, Sender};
 
 use super::Admission;
 use super::outcome::{Outcome, Reply};
@@ -33,14 +33,26 @@ pub(super) type Batch = Vec<Result<Prepared, Outcome>>;
 /// Gets one outcome for each event of a batch, after the commit.
 pub(super) type Done = Sender<Vec<Outcome>>;
 
+/// A place in the writer's queue; free again when this is dropped.
+pub(super) struct Ticket(pub Receiver<()>);
+
+impl Drop for Ticket {
+    fn drop(&mut self) {
+        let _ = self.0.try_recv();
+    }
+}
+
 /// What the writer is told.
 pub(super) enum ToWriter {
     Event(Box<Storable>),
-    /// A batch of the bulk door, committed whole.
+    /// A batch of the bulk door. With a ticket more of them follow, and the writer may wait for those before it commits.
     Batch {
         batch: Batch,
         done: Done,
+        ticket: Option<Ticket>,
     },
+    /// No more batches for now: commit.
+    Settle,
     /// The operator's delete.
     Remove {
         ids: Vec<EventId>,

@@ -7,9 +7,9 @@ use rayon::prelude::*;
 
 use super::live_event::LiveEvent;
 use super::outcome::{Outcome, Reply};
-use super::queue::{Batch, Published, Storable, ToVerify, ToWriter};
+use super::queue::{Published, Storable, ToVerify, ToWriter};
 use super::{Admission, Core, limits, live};
-use crate::nostr::{Audience, Event, EventFields as _, KindClass};
+use crate::nostr::{Audience, EventFields as _, KindClass};
 use crate::store::Prepared;
 
 /// Events taken from the queue at once: 256 signatures are some milliseconds of work, so nobody waits long behind a batch.
@@ -84,27 +84,4 @@ fn publish_ephemeral(core: &Core, event: Prepared, admission: Admission, reply: 
     }
     let event = LiveEvent::new(None, event.into_record(), Some(admission));
     core.live.send(live::Message::Ephemeral { event, reply });
-}
-
-/// Verifies a batch on all cores, on the calling thread. `Err` holds the outcome of what goes no further.
-pub(super) fn prepare_batch(core: &Core, events: Vec<Event>, trusted: bool) -> Batch {
-    let known = core.store.contains(events.iter().map(|event| event.id)).unwrap_or_else(|_| vec![false; events.len()]);
-    events
-        .into_par_iter()
-        .zip(known)
-        .with_min_len(4)
-        .map(|(event, known)| {
-            limits::check_rules(&event, &core.settings, None).map_err(Outcome::Refused)?;
-            if known {
-                return Err(Outcome::Duplicate);
-            }
-            if !trusted {
-                event
-                    .check_id()
-                    .and_then(|()| event.check_signature())
-                    .map_err(|error| Outcome::Refused(format!("invalid: {error}")))?;
-            }
-            Ok(core.store.prepare(&event))
-        })
-        .collect()
 }

@@ -11,9 +11,9 @@ use crossbeam_channel::Receiver;
 use super::live_event::LiveEvent;
 use super::outcome::{Outcome, Reply};
 use super::queue::{Batch, Done, Storable, ToWriter};
-use super::{Admission, Core, limits, live};
+use super::{Core, limits, live};
 use crate::nostr::EventId;
-use crate::store::{Applied, Prepared, StoreError};
+use crate::store::{self, Applied, Prepared, StoreError};
 
 /// What one transaction takes at most from the queue.
 const MAX_EVENTS: usize = 1000;
@@ -25,31 +25,28 @@ const SWEEP: usize = 1000;
 /// How long the reserve is left alone after it could not grow.
 const RESERVE_RETRY: Duration = Duration::from_secs(1);
 
+/// What a bulk transaction gathers in memory: events with what is to be written for them, see [`Prepared::weight`]. A transaction
+/// rewrites the pages it touches however little it changes in them, so few large ones write a fraction of what many small ones do.
+/// The write lock is taken when the work begins, which is then a second's.
+const BULK_BYTES: usize = 64 << 20;
+
+/// The same for an empty database, which has nothing to rewrite: what is stored in its first transaction fills its pages to the
+/// brim. Nobody else has much to do with an empty database, so events are written while further ones are verified.
+const FIRST_BULK_BYTES: usize = 224 << 20;
+
 /// The thread.
 pub(super) fn run(core: &Arc<Core>, queue: Receiver<ToWriter>) {
-    let mut messages = Vec::new();
-    let mut open = true;
     let mut look_after_reserve_at = Instant::now();
-    while open {
-        let (mut events, mut bytes) = (0, 0);
-        let mut next = queue.recv().ok();
-        while let Some(message) = next {
-            match &message {
-                ToWriter::Event(job) => {
-                    events += 1;
-                    bytes += job.event.record().as_bytes().len();
-                }
-                ToWriter::Batch { batch, .. } => events += batch.len(),
-                ToWriter::Remove { .. } | ToWriter::Sweep | ToWriter::Probe => {}
-                ToWriter::Stop => {
-                    open = false;
-                    break;
-                }
-            }
-            messages.push(message);
-            next = if events < MAX_EVENTS && bytes < MAX_BYTES { queue.try_recv().ok() } else { None };
+    let mut left_over = None;
+    while let Some(first) = left_over.take().or_else(|| queue.recv().ok()) {
+        let end;
+        (left_over, end) = match first {
+            batch @ ToWriter::Batch { .. } => (bulk(core, batch, &queue), false),
+            other => turn(core, other, &queue),
+        };
+        if end {
+            break;
         }
-        work(core, std::mem::take(&mut messages));
         if Instant::now() >= look_after_reserve_at && !look_after_reserve(core) {
             look_after_reserve_at = Instant::now() + RESERVE_RETRY;
         }
@@ -57,19 +54,33 @@ pub(super) fn run(core: &Arc<Core>, queue: Receiver<ToWriter>) {
     core.live.send(live::Message::Stop);
 }
 
-/// Works off what queued: what is to be stored in one transaction, removals after it in transactions of their own. So the one
-/// succeeds where the other fails, as in a full database.
-fn work(core: &Core, messages: Vec<ToWriter>) {
+/// Works off what queued up to the next batch of the bulk door: what is to be stored in one transaction, removals after it in
+/// transactions of their own. So the one succeeds where the other fails, as in a full database. Returns that batch, and whether
+/// it is time to end.
+fn turn(core: &Core, first: ToWriter, queue: &Receiver<ToWriter>) -> (Option<ToWriter>, bool) {
     let (mut incoming, mut removals, mut sweep, mut probe) = (Vec::new(), Vec::new(), false, false);
-    for message in messages {
+    let (mut left_over, mut end, mut bytes) = (None, false, 0);
+    let mut next = Some(first);
+    while let Some(message) = next {
         match message {
-            ToWriter::Event(job) => incoming.push(Incoming::Event(job)),
-            ToWriter::Batch { batch, done } => incoming.push(Incoming::Batch(batch, done)),
+            ToWriter::Event(job) => {
+                bytes += job.event.weight();
+                incoming.push(*job);
+            }
             ToWriter::Remove { ids, done } => removals.push((ids, done)),
             ToWriter::Sweep => sweep = true,
             ToWriter::Probe => probe = true,
-            ToWriter::Stop => {}
+            ToWriter::Settle => {}
+            ToWriter::Batch { .. } => {
+                left_over = Some(message);
+                break;
+            }
+            ToWriter::Stop => {
+                end = true;
+                break;
+            }
         }
+        next = if incoming.len() < MAX_EVENTS && bytes < MAX_BYTES { queue.try_recv().ok() } else { None };
     }
     if !incoming.is_empty() {
         store_all(core, incoming);
@@ -93,6 +104,98 @@ fn work(core: &Core, messages: Vec<ToWriter>) {
             Err(error) => note_failure(core, Some(&error)),
         }
     }
+    (left_over, end)
+}
+
+/// Stores batches of the bulk door in one transaction, this one and those that follow, until they come to enough or something else
+/// is to be done, which is returned.
+fn bulk(core: &Core, first: ToWriter, queue: &Receiver<ToWriter>) -> Option<ToWriter> {
+    let empty = core.store.is_empty().unwrap_or(false);
+    let enough = if empty { FIRST_BULK_BYTES } else { BULK_BYTES };
+    let mut load = Load::default();
+    let mut bytes = 0;
+    let mut next = Some(first);
+    let left_over = loop {
+        match next {
+            Some(ToWriter::Batch { batch, done, ticket }) => {
+                bytes += batch.iter().flatten().map(Prepared::weight).sum::<usize>();
+                load.waiting.push((batch, done));
+                if empty {
+                    load.apply(core);
+                }
+                if ticket.is_none() || bytes >= enough || load.transaction.as_ref().is_some_and(Result::is_err) {
+                    break None;
+                }
+            }
+            Some(ToWriter::Settle) | None => break None,
+            Some(other) => break Some(other),
+        }
+        next = queue.recv().ok();
+    };
+    load.apply(core);
+    load.commit(core);
+    left_over
+}
+
+/// Batches of the bulk door on their way into one transaction.
+#[derive(Default)]
+struct Load<'c> {
+    waiting: Vec<(Batch, Done)>,
+    transaction: Option<Result<store::Batch<'c>, StoreError>>,
+    /// `Err` was settled before the transaction, `Ok` is true if it is committed.
+    applied: Vec<(Done, Vec<Result<Outcome, Outcome>>)>,
+}
+
+impl<'c> Load<'c> {
+    /// Applies what waits. After a fault there is no transaction any more, and no outcome counts.
+    fn apply(&mut self, core: &'c Core) {
+        let transaction = self.transaction.get_or_insert_with(|| core.store.batch(core.settings.clock.now()));
+        for (batch, done) in self.waiting.drain(..) {
+            let mut apply = |event: Prepared| {
+                let applied = match transaction {
+                    Ok(open) => open.apply(&event),
+                    Err(_) => return Outcome::Stored,
+                };
+                match applied {
+                    Ok(applied) => outcome(applied),
+                    Err(error) => {
+                        *transaction = Err(error);
+                        Outcome::Stored
+                    }
+                }
+            };
+            self.applied.push((done, batch.into_iter().map(|item| item.map(&mut apply)).collect()));
+        }
+    }
+
+    /// Commits, and tells everybody.
+    fn commit(self, core: &Core) {
+        let Some(transaction) = self.transaction else { return };
+        let committed = transaction.and_then(|open| {
+            let next_seq = open.next_seq();
+            open.commit().map(|()| next_seq)
+        });
+        match &committed {
+            Ok(next_seq) => {
+                note_success(core);
+                core.live.committed(*next_seq);
+            }
+            Err(error) => note_failure(core, Some(error)),
+        }
+        for (done, outcomes) in self.applied {
+            let settle = |outcome: Result<Outcome, Outcome>| match (outcome, &committed) {
+                (Ok(_), Err(error)) => failed(error),
+                (Ok(outcome), Ok(_)) | (Err(outcome), _) => outcome,
+            };
+            let _ = done.send(outcomes.into_iter().map(settle).collect());
+        }
+        // Nobody keeps a million events in memory for those who may be subscribed to some of them: they are read from the log.
+        core.live.look();
+    }
+}
+
+fn failed(error: &StoreError) -> Outcome {
+    Outcome::Failed(format!("error: {error}"))
 }
 
 /// Has the database's reserve grow with it. False when it did not grow to its full size.
@@ -125,27 +228,8 @@ fn note_success(core: &Core) {
     }
 }
 
-/// What is to be stored.
-enum Incoming {
-    Event(Box<Storable>),
-    Batch(Batch, Done),
-}
-
-/// An answer that waits for the commit.
-enum Answer {
-    Event(Reply, Outcome),
-    Batch(Done, Vec<Fate>),
-}
-
-/// What becomes of an event of a batch.
-enum Fate {
-    /// Decided before the transaction.
-    Settled(Outcome),
-    /// True if the transaction is committed.
-    Pending(Outcome),
-}
-
-fn store_all(core: &Core, incoming: Vec<Incoming>) {
+/// Stores what was published, in one transaction.
+fn store_all(core: &Core, incoming: Vec<Storable>) {
     let mut answers = Vec::with_capacity(incoming.len());
     let mut stored = Vec::new();
     let written = store(core, incoming, &mut answers, &mut stored);
@@ -154,57 +238,39 @@ fn store_all(core: &Core, incoming: Vec<Incoming>) {
         Ok(()) => note_success(core),
         Err(error) => note_failure(core, Some(error)),
     }
-    let failure = written.err().map(|error| Outcome::Failed(format!("error: {error}")));
-    if let (None, Some(last)) = (&failure, stored.iter().filter_map(|event| event.seq).next_back()) {
+    if let (Ok(()), Some(last)) = (&written, stored.iter().filter_map(|event| event.seq).next_back()) {
         core.live.committed(last + 1);
     }
-    let settle = |outcome| failure.clone().unwrap_or(outcome);
-    for answer in answers {
-        match answer {
-            Answer::Event(reply, outcome) => reply.send(settle(outcome)),
-            Answer::Batch(done, fates) => {
-                let outcomes = fates.into_iter().map(|fate| match fate {
-                    Fate::Settled(outcome) => outcome,
-                    Fate::Pending(outcome) => settle(outcome),
-                });
-                let _ = done.send(outcomes.collect());
-            }
-        }
+    for (reply, outcome) in answers {
+        reply.send(written.as_ref().map_or_else(failed, |()| outcome));
     }
-    if failure.is_none() && !stored.is_empty() {
+    if written.is_ok() && !stored.is_empty() {
         core.live.send(live::Message::Committed(stored));
     }
 }
 
-/// Applies everything in one transaction and commits it. When it fails every message has its answer in `answers` all the same.
+/// Applies everything in one transaction and commits it. When it fails everyone has an answer in `answers` all the same.
 fn store(
     core: &Core,
-    incoming: Vec<Incoming>,
-    answers: &mut Vec<Answer>,
+    incoming: Vec<Storable>,
+    answers: &mut Vec<(Reply, Outcome)>,
     stored: &mut Vec<LiveEvent>,
 ) -> Result<(), StoreError> {
     // After a fault there is no batch any more, and nothing of what is said here will be answered.
     let mut batch = core.store.batch(core.settings.clock.now());
-    let mut apply = |event: Prepared, admission: Option<Admission>| -> Outcome {
-        let Ok(open) = &mut batch else { return Outcome::Stored };
-        match open.apply(&event) {
-            Ok(Applied::Stored(seq)) => stored.push(LiveEvent::new(Some(seq), event.into_record(), admission)),
-            Ok(applied) => return outcome(applied),
-            Err(error) => batch = Err(error),
-        }
-        Outcome::Stored
-    };
-    for message in incoming {
-        answers.push(match message {
-            Incoming::Event(job) => Answer::Event(job.reply, apply(job.event, Some(job.admission))),
-            Incoming::Batch(batch, done) => {
-                let fates = batch.into_iter().map(|item| match item {
-                    Ok(event) => Fate::Pending(apply(event, None)),
-                    Err(outcome) => Fate::Settled(outcome),
-                });
-                Answer::Batch(done, fates.collect())
+    for storable in incoming {
+        let Storable { event, admission, reply } = storable;
+        let mut said = Outcome::Stored;
+        if let Ok(open) = &mut batch {
+            match open.apply(&event) {
+                Ok(Applied::Stored(seq)) => {
+                    stored.push(LiveEvent::new(Some(seq), event.into_record(), Some(admission)));
+                }
+                Ok(applied) => said = outcome(applied),
+                Err(error) => batch = Err(error),
             }
-        });
+        }
+        answers.push((reply, said));
     }
     let batch = batch?;
     let gone = batch.removed_again();

@@ -184,6 +184,12 @@ impl Store {
         Batch::begin(self, now)
     }
 
+    /// Whether nothing is stored.
+    pub fn is_empty(&self) -> Result<bool, StoreError> {
+        let txn = self.read()?;
+        Ok(self.tables().events.is_empty(&txn)?)
+    }
+
     /// The sequence number the next event will get: everything below it has been learned and committed.
     pub fn next_seq(&self) -> Result<Seq, StoreError> {
         let txn = self.read()?;

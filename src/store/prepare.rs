@@ -38,6 +38,11 @@ impl Prepared {
         self.record
     }
 
+    /// About how many bytes of memory it takes to store this event: here, and in the pages of its transaction.
+    pub fn weight(&self) -> usize {
+        self.record.len() + 32 * self.stems.len() + 160
+    }
+
     pub(super) fn stems(&self) -> &[u64] {
         &self.stems
     }

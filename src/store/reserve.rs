@@ -93,13 +93,18 @@ impl Store {
         Ok(room)
     }
 
+    /// By how many pages the file can grow, the disk permitting.
+    fn growth_within_map(&self) -> u64 {
+        let info = self.env().info();
+        (info.map_size / self.page_size()).saturating_sub(info.last_page_number + 1) as u64
+    }
+
     /// How many pages can be written: free ones, and those by which the file can grow within the map and on its disk.
     fn pages_left(&self) -> Result<u64, StoreError> {
         let free = self.free_pages()?;
-        let info = self.env().info();
-        let used = info.last_page_number as u64 + 1;
+        let used = self.env().info().last_page_number as u64 + 1;
         let page = self.page_size() as u64;
-        let in_map = (info.map_size as u64 / page).saturating_sub(used);
+        let in_map = self.growth_within_map();
         let growth = match in_map {
             0 => 0,
             // What a write that failed has left behind the last page is there to be used.
@@ -141,9 +146,14 @@ impl Store {
                 worked => break worked,
             }
         };
-        if matches!(help, Help::Drawn | Help::ReserveGone) {
+        // Where the file cannot grow, the next to store something needs the very pages that were just freed.
+        let drawn = matches!(help, Help::Drawn | Help::ReserveGone);
+        if drawn {
             self.age_free_pages()?;
             self.fill_reserve()?;
+        } else if help == Help::Aged || self.growth_within_map() < self.room() {
+            // What was to be removed is gone, whether this succeeds or not.
+            let _ = self.age_free_pages();
         }
         Ok((result?, few))
     }

@@ -22,13 +22,12 @@ use crossbeam_channel::{Receiver, RecvTimeoutError};
 
 use super::failure::{Failure, complain, plain};
 use assembly::Assembly;
-pub(super) use assembly::{Chunk, MAX_LINE_BYTES};
+pub(super) use assembly::{Chunk, Line, MAX_LINE_BYTES};
 use layout::{Layout, Look, MARK, look};
 use unpack::{RUBBISH, unpack};
 
-/// A chunk is handed on when it has this many bytes. Each chunk becomes one transaction, and a transaction rewrites the
-/// pages it touches however little it changes in them: chunks of 4 MiB write four times as much to the disk as these.
-const CHUNK_BYTES: usize = 16 << 20;
+/// A chunk is handed on when it has this many bytes: some thousand events, which keep all cores busy for a tenth of a second.
+const CHUNK_BYTES: usize = 4 << 20;
 
 /// The first chunk has this many bytes, each further one twice as many: small files too are written while they are read.
 const FIRST_CHUNK_BYTES: usize = 1 << 20;
@@ -194,9 +193,9 @@ impl Lines {
         Lines { pieces, names, assembly: Assembly::default(), consumed, fault: None, enough: FIRST_CHUNK_BYTES }
     }
 
-    /// Bytes read so far, before unpacking.
-    pub(super) fn consumed(&self) -> u64 {
-        self.consumed.load(Ordering::Relaxed)
+    /// Bytes read so far, before unpacking; kept up to date.
+    pub(super) fn consumed(&self) -> Arc<AtomicU64> {
+        self.consumed.clone()
     }
 
     /// Waits up to a fraction of a second for the next chunk. A fault ends one source: it comes

@@ -1,0 +1,131 @@
+//! The bulk door: an operator's own events, by the million, in few and large transactions.
+//!
+//! Events are parsed, verified and prepared on all cores while the writer works on what came before. Limits that protect the
+//! relay from strangers do not apply here: dumps come in whole.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use crossbeam_channel::{Receiver, Sender, TryRecvError};
+use rayon::prelude::*;
+
+use super::queue::{Batch, Ticket, ToWriter};
+use super::{Core, Outcome, limits};
+use crate::nostr::Event;
+use crate::store::Prepared;
+
+/// Batches that may wait for the writer.
+const WAITING: usize = 2;
+
+/// Events that one core takes at once: enough to share a look at the database, few enough that no core waits for another at the end.
+const SLICE: usize = 16;
+
+/// A way into the relay for many events. What is pushed is committed when there is enough for a large transaction, when something
+/// else is to be written, and when [`Bulk::settle`] asks for it. Dropping it settles too.
+pub struct Bulk {
+    core: Arc<Core>,
+    trusted: bool,
+    ticket: Sender<()>,
+    tickets: Receiver<()>,
+    unsettled: VecDeque<Receiver<Vec<Outcome>>>,
+}
+
+impl Bulk {
+    pub(super) fn new(core: Arc<Core>, trusted: bool) -> Bulk {
+        let (ticket, tickets) = crossbeam_channel::bounded(WAITING);
+        Bulk { core, trusted, ticket, tickets, unsettled: VecDeque::new() }
+    }
+
+    /// Takes events as JSON texts; blocks while the writer is behind. Returns the place and outcome of each that goes no further; of
+    /// the others [`Bulk::outcomes`] will tell.
+    pub fn push(&mut self, texts: &[&[u8]]) -> Vec<(usize, Outcome)> {
+        let core = &self.core;
+        let parse = |text: &&[u8]| Event::parse(text).map_err(|error| Outcome::Refused(format!("invalid: {error}")));
+        let slices: Vec<Batch> = texts
+            .par_chunks(SLICE)
+            .map(|texts| prepare(core, texts.iter().map(parse).collect(), self.trusted))
+            .collect();
+        let mut settled = Vec::new();
+        let mut batch = Vec::with_capacity(texts.len());
+        for (place, item) in slices.into_iter().flatten().enumerate() {
+            match item {
+                Ok(event) => batch.push(Ok(event)),
+                Err(outcome) => settled.push((place, outcome)),
+            }
+        }
+        if !batch.is_empty() {
+            let (done, outcomes) = crossbeam_channel::bounded(1);
+            // Both ends of the channel are here: sending waits for room, it does not fail.
+            let _ = self.ticket.send(());
+            let ticket = Some(Ticket(self.tickets.clone()));
+            let _ = self.core.writer.send(ToWriter::Batch { batch, done, ticket });
+            self.unsettled.push_back(outcomes);
+        }
+        settled
+    }
+
+    /// Outcomes of pushed events, in order, as far as their transactions are committed. The error says that the writer has ended.
+    pub fn outcomes(&mut self) -> Result<Vec<Outcome>, Closed> {
+        let mut all = Vec::new();
+        while let Some(first) = self.unsettled.front() {
+            match first.try_recv() {
+                Ok(outcomes) => all.extend(outcomes),
+                Err(TryRecvError::Empty) => break,
+                Err(TryRecvError::Disconnected) => return Err(Closed),
+            }
+            self.unsettled.pop_front();
+        }
+        Ok(all)
+    }
+
+    /// Has everything committed that was pushed, and returns the outcomes that are left.
+    pub fn settle(&mut self) -> Result<Vec<Outcome>, Closed> {
+        let _ = self.core.writer.send(ToWriter::Settle);
+        let mut all = Vec::new();
+        for outcomes in self.unsettled.drain(..) {
+            all.extend(outcomes.recv().map_err(|_| Closed)?);
+        }
+        Ok(all)
+    }
+}
+
+impl Drop for Bulk {
+    fn drop(&mut self) {
+        let _ = self.core.writer.send(ToWriter::Settle);
+    }
+}
+
+/// The writer has ended: nothing more can be stored.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the database writer has stopped")]
+pub struct Closed;
+
+/// Checks and prepares events on all cores.
+pub(super) fn prepare_all(core: &Core, events: Vec<Event>, trusted: bool) -> Batch {
+    let slices = events.into_par_iter().map(Ok).chunks(SLICE);
+    let slices: Vec<Batch> = slices.map(|slice| prepare(core, slice, trusted)).collect();
+    slices.into_iter().flatten().collect()
+}
+
+/// Checks and prepares events; `Err` holds the outcome of what goes no further.
+fn prepare(core: &Core, events: Vec<Result<Event, Outcome>>, trusted: bool) -> Batch {
+    // What is stored needs no signature work; where there is none to save, the writer finds it.
+    let ids = events.iter().flatten().map(|event| event.id);
+    let known = if trusted { Vec::new() } else { core.store.contains(ids).unwrap_or_default() };
+    let mut known = known.into_iter();
+    let mut check = |event: Event| -> Result<Prepared, Outcome> {
+        let known = known.next().unwrap_or(false);
+        limits::check_rules(&event, &core.settings, None).map_err(Outcome::Refused)?;
+        if known {
+            return Err(Outcome::Duplicate);
+        }
+        if !trusted {
+            event
+                .check_id()
+                .and_then(|()| event.check_signature())
+                .map_err(|error| Outcome::Refused(format!("invalid: {error}")))?;
+        }
+        Ok(core.store.prepare(&event))
+    };
+    events.into_iter().map(|event| event.and_then(&mut check)).collect()
+}

@@ -460,12 +460,80 @@ fn the_information_document_is_one_that_the_sdk_reads() {
     let (_, body) = answer.split_once("\r\n\r\n").unwrap();
     let document: RelayInformationDocument = serde_json::from_str(body).unwrap();
     assert_eq!(document.name.as_deref(), Some("test relay"));
-    for nip in [1, 9, 11, 40, 45] {
+    for nip in [1, 9, 11, 40, 42, 45, 59, 62, 70] {
         assert!(document.supported_nips.as_ref().unwrap().contains(&nip), "NIP-{nip}");
     }
     let limits = document.limitation.unwrap();
     assert_eq!(limits.max_message_length, Some(131_072));
     assert_eq!(limits.max_limit, Some(5000));
+}
+
+/// The sdk authenticates by itself: when it is told `auth-required:`, or as soon as it is sent a challenge.
+#[test]
+fn private_messages_reach_their_recipient_who_authenticates_and_nobody_else() {
+    let eager = TestRelay::on_free_port(|config, address| config.info.url = format!("ws://{address}"));
+    for relay in [TestRelay::start(), eager] {
+        against(&relay, async |url| {
+            let (alice, bob, carol) = (User::new(&url).await, User::new(&url).await, User::new(&url).await);
+            let me = |user: &User| user.keys.public_key();
+            // Each wrap by a key of its own; what is inside is nobody's business here.
+            let mut wraps = Vec::new();
+            for n in 0..3 {
+                let tag = Tag::public_key(me(&bob));
+                let wrap = EventBuilder::new(Kind::GiftWrap, format!("sealed {n}")).tag(tag);
+                let wrap = wrap.sign_with_keys(&Keys::generate()).unwrap();
+                alice.relay.send_event(&wrap).await.unwrap();
+                wraps.push(wrap.id);
+            }
+            let inbox = Filter::new().kind(Kind::GiftWrap).pubkey(me(&bob));
+            let fetch = async |user: &User, filter: Filter| -> Vec<EventId> {
+                let found = user.relay.fetch_events(filter, PATIENCE, ReqExitPolicy::ExitOnEOSE).await.unwrap();
+                found.into_iter().map(|event| event.id).collect()
+            };
+            let mut found = fetch(&bob, inbox.clone()).await;
+            found.sort();
+            wraps.sort();
+            assert_eq!(found, wraps);
+            assert!(fetch(&carol, inbox.clone()).await.is_empty());
+            assert!(fetch(&carol, Filter::new().ids(wraps.clone())).await.is_empty());
+            assert_eq!(bob.counts(inbox.clone()).await, Heard::Count(3));
+            assert_eq!(carol.counts(inbox.clone()).await, Heard::Count(0));
+
+            // Live, to those who are known by now.
+            let (mut hers, mut his) = (carol.listens(inbox.clone()).await, bob.listens(inbox.clone()).await);
+            assert_eq!(hers.hears().await, Heard::Eose);
+            while his.hears().await != Heard::Eose {}
+            let late = EventBuilder::new(Kind::GiftWrap, "late").tag(Tag::public_key(me(&bob)));
+            let late = late.sign_with_keys(&Keys::generate()).unwrap();
+            alice.relay.send_event(&late).await.unwrap();
+            assert_eq!(his.hears().await, Heard::Event(late.id));
+
+            // A protected event is taken from its author, for whom the sdk answers the challenge.
+            let protected = alice.sign(EventBuilder::text_note("mine").tag(Tag::protected()));
+            assert!(carol.is_refused(&protected).await.starts_with("restricted"));
+            alice.relay.send_event(&protected).await.unwrap();
+            assert_eq!(alice.finds(Filter::new().author(me(&alice))).await, [protected]);
+            for user in [alice, bob, carol] {
+                user.client.shutdown().await;
+            }
+        });
+    }
+}
+
+/// Who asks for nothing private is never bothered: where the relay does not know its own name, an AUTH would fail, and the sdk would
+/// take that for a failed question.
+#[test]
+fn a_relay_that_does_not_know_its_name_serves_what_is_public() {
+    // By this clock no AUTH is good.
+    let relay = TestRelay::at(Clock::fixed(1_700_000_000), |config| config.limits.created_at_upper_limit = 0);
+    against(&relay, async |url| {
+        let user = User::new(&url).await;
+        let note = user.publishes(EventBuilder::text_note("hello")).await;
+        for _ in 0..20 {
+            assert_eq!(user.finds(Filter::new().kind(Kind::TextNote)).await, std::slice::from_ref(&note));
+        }
+        user.client.shutdown().await;
+    });
 }
 
 #[test]

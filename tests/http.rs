@@ -74,6 +74,33 @@ fn n11_18_landing_page_for_everyone_else() {
 }
 
 #[test]
+fn n05_01_names_are_served_to_pages_of_every_origin_without_redirect() {
+    let key = ratite::nostr::PublicKey([0xab; 32]);
+    let relay = TestRelay::with(|config| {
+        config.info.names = vec![("alice".into(), key)];
+        config.info.url = "wss://relay.test".into();
+    });
+    for query in ["", "?name=alice", "?name=ALICE&x=y"] {
+        let (status, head, body) = get(
+            &relay,
+            &format!("GET /.well-known/nostr.json{query} HTTP/1.1\r\nHost: h\r\nOrigin: https://a\r\n\r\n"),
+        );
+        assert_eq!(status, 200);
+        assert!(head.contains("\r\naccess-control-allow-origin: *"), "{head}");
+        assert!(head.contains("\r\ncontent-type: application/json"), "{head}");
+        let answer: Value = serde_json::from_str(&body).unwrap();
+        let hex = key.to_string();
+        assert_eq!(answer, json!({"names": {"alice": hex}, "relays": {(hex.clone()): ["wss://relay.test"]}}));
+    }
+    let (_, _, body) = get(&relay, "GET /.well-known/nostr.json?name=bob HTTP/1.1\r\nHost: h\r\n\r\n");
+    assert_eq!(body, "{\"names\":{}}");
+    let upgrade = HANDSHAKE.replace("GET / ", "GET /.well-known/nostr.json ");
+    assert_eq!(get(&relay, &upgrade).0, 404, "not where the relay is");
+    let nobody = TestRelay::start();
+    assert_eq!(get(&nobody, "GET /.well-known/nostr.json HTTP/1.1\r\nHost: h\r\n\r\n").0, 404);
+}
+
+#[test]
 fn unknown_paths_are_404() {
     let relay = TestRelay::start();
     for path in ["/favicon.ico", "/index.html", "//", "/health/"] {

@@ -435,6 +435,42 @@ impl Rule<u32> for Mode {
     }
 }
 
+/// Names and the keys they stand for: `alice=npub1…`.
+pub(super) struct Names;
+
+impl Rule<Vec<(String, PublicKey)>> for Names {
+    fn read(&self, raw: &Raw<'_>) -> Result<Vec<(String, PublicKey)>, Fault> {
+        let mut names: Vec<(String, PublicKey)> = Vec::new();
+        for text in raw.list().ok_or(Fault::Unexpected)? {
+            let because = |what: String| Fault::Because(format!("contains {}, {what}", quoted(text)));
+            let (name, key) =
+                text.split_once('=').ok_or_else(|| because("which has no = between name and key".into()))?;
+            let name = name.trim().to_ascii_lowercase();
+            let allowed = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || matches!(b, b'-' | b'_' | b'.');
+            if name.is_empty() || !name.bytes().all(allowed) {
+                return Err(because("whose name has other characters than a-z, 0-9, -, _ and .".into()));
+            }
+            if names.iter().any(|(other, _)| *other == name) {
+                return Err(Fault::Because(format!("names {name} twice")));
+            }
+            let key = nip19::parse_pubkey(key.trim())
+                .map_err(|error| because(format!("which has no public key: {error}")))?;
+            names.push((name, key));
+        }
+        Ok(names)
+    }
+
+    fn show(&self, value: &Vec<(String, PublicKey)>) -> String {
+        let list: Vec<String> =
+            value.iter().map(|(name, key)| toml_text(&format!("{name}={}", nip19::encode_npub(key)))).collect();
+        format!("[{}]", list.join(", "))
+    }
+
+    fn expects(&self) -> String {
+        "a list of names with their keys, such as [\"alice=npub1…\"]".to_owned()
+    }
+}
+
 /// A folder; it need not exist yet.
 pub(super) struct Folder;
 

@@ -7,8 +7,8 @@ use std::path::PathBuf;
 use super::address::{Address, AddressSource, Network};
 use super::rates::{KindRate, KindRates};
 use super::rules::{
-    Addresses, Choice, Fault, Folder, GIB, KIB, Key, MIB, Mode, Networks, Raw, Rule, Switch, TIB, Text, Url, Urls,
-    bytes, count, seconds,
+    Addresses, Choice, Fault, Folder, GIB, KIB, Key, MIB, Mode, Names, Networks, Raw, Rule, Switch, TIB, Text, Url,
+    Urls, bytes, count, seconds,
 };
 use crate::nostr::PublicKey;
 
@@ -106,6 +106,9 @@ settings! {
         /// Further addresses under which clients reach it, such as one in Tor. Clients authenticate for one of these or for
         /// url; while none is set, for the address and port that the relay listens on.
         other_urls: Vec<String> = Vec::new(), Urls(&["wss://", "ws://"]);
+        /// Names of people here, each with its key: with "alice=npub1…", alice@ and the relay's host name leads to that key
+        /// (NIP-05). The name _ stands for the host alone.
+        names: Vec<(String, PublicKey)> = Vec::new(), Names;
         /// The public key of the administrator.
         pubkey: Option<PublicKey> = None, Key;
         /// How to reach the administrator: "mailto:you@example.org" or an https address.
@@ -116,6 +119,8 @@ settings! {
         banner: String = String::new(), Url(&["https://", "http://"]);
         /// Address of the terms of service.
         terms_of_service: String = String::new(), Url(&["https://", "http://"]);
+        /// Address of the privacy policy.
+        privacy_policy: String = String::new(), Url(&["https://", "http://"]);
     }
 
     /// Where the relay listens and how it treats connections. Memory is about max_connections × what a connection
@@ -241,6 +246,9 @@ settings! {
         /// Whether to take the layers of a private message (kinds 13, 14, 15 and 444) by themselves. They are meant to
         /// travel inside a gift wrap only; a client that publishes them has gone wrong.
         accept_unwrapped: bool = false, Switch;
+        /// Whether the end of stored events says so when nothing was left out (NIP-67). Two widespread client libraries do not
+        /// understand it, and wait.
+        eose_hints: bool = false, Switch;
         /// How much proof of work an event must show, in leading zero bits of its id (NIP-13).
         min_pow_difficulty: u8 = 0, count(1..=255).or_off();
     }

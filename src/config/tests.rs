@@ -81,6 +81,30 @@ fn values_come_from_the_file() {
 }
 
 #[test]
+fn names_and_their_keys_are_checked() {
+    let hex = "ab".repeat(32);
+    let key = crate::nostr::PublicKey([0xab; 32]);
+    let npub = crate::nostr::nip19::encode_npub(&key);
+    let text = format!("[info]\nnames = [\"Alice={npub}\", \"_ = {hex}\"]\nother_urls = \"ws://abc.onion\"");
+    let info = config(&text).info;
+    assert_eq!(info.names, [("alice".to_owned(), key), ("_".to_owned(), key)]);
+    assert_eq!(info.other_urls, ["ws://abc.onion"]);
+    for (line, expected) in [
+        ("names = [\"alice\"]".to_owned(), "which has no = between name and key"),
+        (format!("names = [\"ali ce={hex}\"]"), "other characters than a-z"),
+        (format!("names = [\"={hex}\"]"), "other characters than a-z"),
+        (format!("names = [\"a={hex}\", \"A={hex}\"]"), "names a twice"),
+        ("names = [\"a=abc\"]".to_owned(), "which has no public key"),
+        ("names = 5".to_owned(), "must be a list of names with their keys"),
+        ("other_urls = [\"https://x\"]".to_owned(), "which is not an address that begins with wss:// or ws://"),
+        ("other_urls = [\"\"]".to_owned(), "which is not an address"),
+    ] {
+        let found = problems(&format!("[info]\n{line}"));
+        assert!(found.len() == 1 && found[0].contains(expected), "{line}: {found:?}");
+    }
+}
+
+#[test]
 fn one_address_needs_no_list() {
     assert_eq!(config("[listen]\naddresses = \"[::1]:7000\"").listen.addresses, ["[::1]:7000".parse().unwrap()]);
 }

@@ -290,11 +290,11 @@ pub fn write_ok(out: &mut Vec<u8>, id: &EventId, ok: bool, message: &str) {
     out.push(b']');
 }
 
-/// Appends `["EOSE",<id>]`.
-pub fn write_eose(out: &mut Vec<u8>, id: &str) {
+/// Appends `["EOSE",<id>]`. With `finish` it says that every stored event was sent (NIP-67).
+pub fn write_eose(out: &mut Vec<u8>, id: &str, finish: bool) {
     out.extend_from_slice(b"[\"EOSE\",");
     write_string(out, id);
-    out.push(b']');
+    out.extend_from_slice(if finish { b",[\"finish\"]]" } else { b"]" });
 }
 
 /// Appends `["CLOSED",<id>,<reason>]`. The reason starts with a prefix.

@@ -46,12 +46,15 @@ fn slice(core: &Core, peer: &Arc<Peer>, mut question: Question) -> (Option<Quest
             }
             let messages = pack(core, peer, messages);
             let (unfinished, room) = match progress {
-                Ok(Progress::Done) => match subscription.finish(messages) {
-                    Some(Finished { room, behind }) => {
-                        (behind.map(|from| Question::log(subscription.clone(), from)), Some(room))
+                Ok(Progress::Done) => {
+                    let complete = core.settings.policy.eose_hints && scan.is_complete();
+                    match subscription.finish(messages, complete) {
+                        Some(Finished { room, behind }) => {
+                            (behind.map(|from| Question::log(subscription.clone(), from)), Some(room))
+                        }
+                        None => (None, None),
                     }
-                    None => (None, None),
-                },
+                }
                 Ok(Progress::More) => (Some(question), subscription.send_slice(messages)),
                 Err(reason) => {
                     subscription.send_slice(messages);

@@ -199,13 +199,13 @@ impl Subscription {
         Some(messages.is_empty() || self.sink.send(messages))
     }
 
-    /// The last slice, EOSE, and everything that arrived meanwhile; from here on events are delivered as they come, or the log is to
-    /// be read first. `None` when the subscription is closed.
-    pub fn finish(&self, mut messages: Vec<u8>) -> Option<Finished> {
+    /// The last slice, EOSE (which says with `complete` that nothing was left out), and everything that arrived meanwhile; from
+    /// here on events are delivered as they come, or the log is to be read first. `None` when the subscription is closed.
+    pub fn finish(&self, mut messages: Vec<u8>, complete: bool) -> Option<Finished> {
         let mut state = lock(&self.state);
         let State::Scanning { waiting, from, behind, .. } = &mut *state else { return None };
         let (from, behind) = (*from, *behind);
-        append(&*self.sink, &mut messages, |out| message::write_eose(out, self.id.as_str()));
+        append(&*self.sink, &mut messages, |out| message::write_eose(out, self.id.as_str(), complete));
         for event in waiting.drain(..) {
             if let Some(text) = event.text() {
                 append(&*self.sink, &mut messages, |out| {

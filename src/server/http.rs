@@ -24,6 +24,7 @@ use tokio::time::{Instant, timeout, timeout_at};
 
 use super::admission::Refusal;
 use super::deflate::{self, Agreement};
+use super::names::{self, Names};
 use super::nip11;
 use super::pages::Landing;
 use super::stream::hang_up;
@@ -59,6 +60,7 @@ pub(super) struct Health {
 pub(super) struct Site {
     document: Bytes,
     landing: Landing,
+    names: Option<Names>,
     /// Whether WebSockets may be compressed.
     compression: bool,
     content_security_policy: HeaderValue,
@@ -76,6 +78,7 @@ impl Site {
             document: nip11::document(config)?.into(),
             content_security_policy: HeaderValue::from_str(&landing.content_security_policy)?,
             landing,
+            names: Names::new(config),
             compression: config.listen.compression,
             health: Box::new(health),
         })
@@ -112,7 +115,9 @@ impl Site {
         if headers.contains_key(header::TRANSFER_ENCODING) {
             return Some(text(StatusCode::BAD_REQUEST, "Transfer-Encoding is not taken.\n"));
         }
-        if !matches!(request.uri().path(), "/" | "/health" | "*") {
+        let path = request.uri().path();
+        let is_known = matches!(path, "/" | "/health" | "*") || path == names::PATH && self.names.is_some();
+        if !is_known {
             return Some(text(
                 StatusCode::NOT_FOUND,
                 "Not found. This is a Nostr relay; its only address is the path /\n",
@@ -135,8 +140,9 @@ impl Site {
             response.headers_mut().insert(header::ALLOW, HeaderValue::from_static("GET, HEAD, OPTIONS"));
             return response;
         }
-        match request.uri().path() {
-            "/health" => self.health(),
+        match (request.uri().path(), &self.names) {
+            ("/health", _) => self.health(),
+            (names::PATH, Some(names)) => known_names(names, request.uri().query()),
             _ if accepts_document(request.headers()) => {
                 let mut response = answer(StatusCode::OK, "application/nostr+json", self.document.clone());
                 let headers = response.headers_mut();
@@ -274,6 +280,17 @@ fn accepts_document(headers: &HeaderMap) -> bool {
         .flat_map(|value| value.split(','))
         .filter_map(|range| range.split(';').next())
         .any(|range| range.trim().eq_ignore_ascii_case("application/nostr+json"))
+}
+
+/// NIP-05: pages of every origin may read it, and no redirect leads there (N05-01).
+fn known_names(names: &Names, query: Option<&str>) -> Response<Full<Bytes>> {
+    let Ok(body) = names.answer(query) else {
+        return text(StatusCode::INTERNAL_SERVER_ERROR, "The names cannot be written.\n");
+    };
+    let mut response = answer(StatusCode::OK, "application/json", body);
+    add_cors(response.headers_mut());
+    response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-cache"));
+    response
 }
 
 fn add_cors(headers: &mut HeaderMap) {

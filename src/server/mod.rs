@@ -10,6 +10,7 @@
 //! | `proxy` | the client's address behind a proxy |
 //! | `admission` | what one address and one author may do |
 //! | `http` | the one request of a connection: upgrade, NIP-11, landing page, `/health` |
+//! | `names` | names of people at this relay (NIP-05) |
 //! | `nip11`, `pages` | the information document and the landing page |
 //! | `session` | the life of one WebSocket |
 //! | `frame` | WebSocket frames, without I/O |
@@ -30,6 +31,7 @@ mod deflate;
 mod frame;
 mod http;
 mod listen;
+mod names;
 mod neighbours;
 mod nip11;
 mod outbox;

@@ -27,6 +27,7 @@ pub(super) fn supported_nips(config: &Config) -> Vec<u16> {
         (45, true),
         (59, policy.auth && policy.guard_private),
         (62, true),
+        (67, policy.eose_hints),
         (70, true),
     ];
     list.into_iter().filter_map(|(nip, is_on)| is_on.then_some(nip)).collect()
@@ -51,6 +52,8 @@ struct Document<'a> {
     version: &'static str,
     #[serde(skip_serializing_if = "str::is_empty")]
     terms_of_service: &'a str,
+    #[serde(skip_serializing_if = "str::is_empty")]
+    privacy_policy: &'a str,
     limitation: Limitation,
 }
 
@@ -89,6 +92,7 @@ pub(super) fn document(config: &Config) -> Result<Vec<u8>, serde_json::Error> {
         software: SOFTWARE,
         version: VERSION,
         terms_of_service: &info.terms_of_service,
+        privacy_policy: &info.privacy_policy,
         limitation: Limitation {
             max_message_length: limits.max_message_length,
             max_subscriptions: limits.max_subscriptions,
@@ -156,8 +160,8 @@ mod tests {
         assert_eq!(document["supported_nips"], json!([1, 9, 11, 13, 40, 45, 62, 70]));
         let limitation = &document["limitation"];
         assert_eq!((&limitation["min_pow_difficulty"], &limitation["restricted_writes"]), (&json!(20), &json!(true)));
-        config.policy = crate::config::Policy { guard_private: false, ..Default::default() };
-        assert_eq!(written(&config)["supported_nips"], json!([1, 9, 11, 40, 42, 45, 62, 70]));
+        config.policy = crate::config::Policy { guard_private: false, eose_hints: true, ..Default::default() };
+        assert_eq!(written(&config)["supported_nips"], json!([1, 9, 11, 40, 42, 45, 62, 67, 70]));
     }
 
     #[test]
@@ -165,11 +169,13 @@ mod tests {
         let mut config = Config::default();
         config.info.name = "A \"quoted\" </script> name\n".into();
         config.info.contact = "mailto:a@example.org".into();
+        config.info.privacy_policy = "https://example.org/privacy".into();
         config.info.pubkey = crate::nostr::PublicKey::from_hex(&"ab".repeat(32));
         let document = written(&config);
         assert_eq!(document["name"], config.info.name);
         assert_eq!(document["contact"], "mailto:a@example.org");
         assert_eq!(document["pubkey"], "ab".repeat(32));
+        assert_eq!(document["privacy_policy"], "https://example.org/privacy");
         assert_eq!(document["software"], SOFTWARE);
         assert_eq!(document["version"], env!("CARGO_PKG_VERSION"));
         assert_eq!(document["supported_nips"], json!([1, 9, 11, 17, 40, 42, 45, 59, 62, 70]));

@@ -106,6 +106,11 @@ impl Scan {
         self.before
     }
 
+    /// Whether no limit cut the answer off: everything that matches has been seen. Known when the scan is done.
+    pub fn is_complete(&self) -> bool {
+        self.parts.iter().all(|part| part.remaining > 0)
+    }
+
     /// Index entries walked so far.
     pub fn walked(&self) -> u64 {
         self.walked

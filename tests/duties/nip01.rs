@@ -351,3 +351,43 @@ fn n02_01_follow_lists_of_thousands_replace_each_other() {
     let follows_last = format!("{{\"#p\":[\"{}\"]}}", keys[4999]);
     assert_eq!(ask(&mut socket, "r", &follows_last), [id(&newer)]);
 }
+
+#[test]
+fn n67_01_n67_02_n67_03_n67_05_eose_tells_that_nothing_was_left_out_where_that_is_switched_on() {
+    for hints in [true, false] {
+        let relay = TestRelay::with(|config| {
+            config.policy.eose_hints = hints;
+            config.limits.max_limit = 4;
+        });
+        let mut socket = relay.connect();
+        for n in 0..3 {
+            assert!(publish(&mut socket, &sign(1, 1, now() - n, &[], "")).0);
+            assert!(publish(&mut socket, &sign(9, 1059, now() - n, &[], "")).0);
+        }
+        for (filters, complete) in [
+            ("{}", true),
+            ("{\"kinds\":[1],\"limit\":4}", true),
+            ("{\"kinds\":[1],\"limit\":100}", true),
+            // There are exactly three; that there is no fourth was not looked at.
+            ("{\"kinds\":[1],\"limit\":3}", false),
+            ("{\"limit\":2}", false),
+            ("{\"limit\":0}", false),
+            ("{},{\"limit\":1}", false),
+            ("{\"kinds\":[7]}", true),
+            ("{\"kinds\":[]}", true),
+        ] {
+            socket.say(&format!("[\"REQ\",\"s\",{filters}]"));
+            let eose = loop {
+                let message = socket.hear();
+                if message[0] == "EOSE" {
+                    break message;
+                }
+            };
+            let expected = match hints && complete {
+                true => serde_json::json!(["EOSE", "s", ["finish"]]),
+                false => serde_json::json!(["EOSE", "s"]),
+            };
+            assert_eq!(eose, expected, "{filters}, hints {hints}");
+        }
+    }
+}

@@ -126,7 +126,8 @@ fn n01_03_messages_of_the_relay_are_well_formed() {
         written(&|out| message::write_ok(out, &event.id, false, "error: \"x\"")),
         json!(["OK", event.id.to_string(), false, "error: \"x\""])
     );
-    assert_eq!(written(&|out| message::write_eose(out, id)), json!(["EOSE", id]));
+    assert_eq!(written(&|out| message::write_eose(out, id, false)), json!(["EOSE", id]));
+    assert_eq!(written(&|out| message::write_eose(out, id, true)), json!(["EOSE", id, ["finish"]]));
     assert_eq!(written(&|out| message::write_closed(out, id, "x")), json!(["CLOSED", id, "x"]));
     assert_eq!(written(&|out| message::write_notice(out, "x\ty")), json!(["NOTICE", "x\ty"]));
     assert_eq!(

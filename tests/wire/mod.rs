@@ -39,6 +39,16 @@ impl TestRelay {
         TestRelay::at(Clock::system(), change)
     }
 
+    /// A relay whose configuration depends on its address.
+    pub fn on_free_port(change: impl FnOnce(&mut Config, SocketAddr)) -> TestRelay {
+        // The port is free again when the relay takes it; nobody else is given it so soon.
+        let address = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        TestRelay::with(|config| {
+            config.listen.addresses = vec![address.into()];
+            change(config, address);
+        })
+    }
+
     /// A relay that lives by this clock.
     pub fn at(clock: Clock, change: impl FnOnce(&mut Config)) -> TestRelay {
         let folder = tempfile::tempdir().unwrap();

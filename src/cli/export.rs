@@ -80,10 +80,12 @@ pub(super) fn run(args: &ExportArgs, globals: &Globals) -> Outcome {
     }?;
     drop(progress);
     if !complete {
-        return Err(Failure::new("the export was stopped", "Run it again; an unfinished file was removed."));
+        let next =
+            if args.output.is_some() { "Run it again; the unfinished file was removed." } else { "Run it again." };
+        return Err(Failure::new("the export was stopped", next));
     }
     output.finish()?;
-    if let Some(path) = &args.output {
+    if let Some(path) = args.output.as_ref().filter(|path| path.as_os_str() != "-") {
         complain(&format!("{} written to {}", things(walked.count, "event"), path.display()));
     }
     Ok(walked.end())

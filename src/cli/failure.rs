@@ -3,7 +3,7 @@
 use std::io;
 use std::process::ExitCode;
 
-use crate::config::ConfigError;
+use crate::config::{ConfigError, plain};
 use crate::relay::RelayError;
 use crate::server::ServerError;
 use crate::store::StoreError;
@@ -68,13 +68,6 @@ impl Failure {
             }
         }
     }
-}
-
-/// The system's words without the "(os error 2)" that helps nobody.
-pub(super) fn plain(error: &io::Error) -> String {
-    let text = error.to_string();
-    let text = text.split(" (os error").next().unwrap_or(&text);
-    text.to_lowercase()
 }
 
 /// A line on standard error. Nobody there to read it is no reason to fail.

@@ -139,7 +139,8 @@ pub(super) fn run(args: &ImportArgs, globals: &Globals) -> Outcome {
     } else {
         output::print(&summary.text(started.elapsed().as_secs_f64()))?;
     }
-    rejects?;
+    // Each of these is worth knowing.
+    let faults: Vec<Failure> = rejects.err().into_iter().chain(faults).collect();
     let faulty = !faults.is_empty();
     for fault in faults {
         fault.report();

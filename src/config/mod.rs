@@ -110,17 +110,23 @@ fn choose_file(sources: &Sources) -> Option<PathBuf> {
     default.is_file().then(|| default.to_owned())
 }
 
+/// The system's words without the "(os error 2)" that helps nobody.
+pub fn plain(error: &std::io::Error) -> String {
+    let text = error.to_string();
+    text.split(" (os error").next().unwrap_or(&text).to_lowercase()
+}
+
 fn read_file(path: &Path) -> Result<String, Problem> {
     let problem = |message: String| Problem::new(Place::File { path: path.to_owned(), line: 0 }, message);
     let file = File::open(path).map_err(|error| match error.kind() {
         std::io::ErrorKind::NotFound => problem("there is no such configuration file".to_owned())
             .help(format!("`ratite config > {}` writes one with all defaults", path.display())),
-        _ => problem(format!("the configuration file cannot be opened: {error}")),
+        _ => problem(format!("the configuration file cannot be opened: {}", plain(&error))),
     })?;
     let mut bytes = Vec::new();
     file.take(MAX_FILE_BYTES + 1)
         .read_to_end(&mut bytes)
-        .map_err(|error| problem(format!("the configuration file cannot be read: {error}")))?;
+        .map_err(|error| problem(format!("the configuration file cannot be read: {}", plain(&error))))?;
     if bytes.len() as u64 > MAX_FILE_BYTES {
         return Err(problem("this is too long for a configuration file".to_owned()));
     }

@@ -1,14 +1,16 @@
 //! Opening the file: what can be wrong with it is found out before LMDB maps it, because what is missing from a mapped file
 //! ends the process.
 
-use std::fs;
+use std::fs::{self, File};
 use std::io;
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
 
 use heed::{Env, EnvOpenOptions, MdbError, WithoutTls};
+use rustix::fs::{FallocateFlags, fallocate};
 use rustix::process::{Resource, getrlimit};
 
-use super::{StoreError, freelist, schema};
+use super::{StoreError, freelist, is_disk_full, schema};
 
 /// The name that LMDB gives its file.
 const FILE: &str = "data.mdb";
@@ -18,6 +20,9 @@ const MAX_READERS: u32 = 512;
 
 /// The smallest address space worth starting with when the host grants less than was asked for.
 const LEAST_GRANT: u64 = 64 << 20;
+
+/// More than LMDB's lock file takes: 64 bytes for each reader, and a head.
+const LOCK_FILE_BYTES: u64 = 64 * MAX_READERS as u64 + 4096;
 
 /// Less than this is worth a warning: a database may grow so large in a year.
 const SMALL_GRANT: u64 = 8 << 30;
@@ -47,6 +52,7 @@ fn unusable(path: &Path, fault: String) -> StoreError {
 
 /// Opens the environment in folder `path`, which must exist.
 pub fn open(path: &Path, map_size: u64) -> Result<Env<WithoutTls>, StoreError> {
+    allocate_lock_file(path)?;
     let env = reserve(path, map_size)?;
     // While this transaction is open, nothing that it could see is overwritten.
     let txn = env.read_txn()?;
@@ -58,6 +64,23 @@ pub fn open(path: &Path, map_size: u64) -> Result<Env<WithoutTls>, StoreError> {
     }
     drop(txn);
     Ok(env)
+}
+
+/// LMDB maps its lock file without having blocks for it; on a full disk, touching that would end the process. So it gets its blocks
+/// before it is used. One that is there already is left alone: closing it would give up the locks of whoever in this process has it open.
+fn allocate_lock_file(path: &Path) -> Result<(), StoreError> {
+    let lock = path.join("lock.mdb");
+    if fs::metadata(&lock).is_ok_and(|metadata| metadata.len() > 0) {
+        return Ok(());
+    }
+    let failed = |source| StoreError::Open { path: path.into(), source };
+    let file = File::options().write(true).create(true).truncate(false).mode(0o600).open(lock).map_err(failed)?;
+    // Its length stays 0, which tells LMDB that it is new.
+    match fallocate(&file, FallocateFlags::KEEP_SIZE, 0, LOCK_FILE_BYTES) {
+        Err(error) if is_disk_full(&error.into()) => Err(failed(error.into())),
+        // Not every file system can do this.
+        _ => Ok(()),
+    }
 }
 
 /// Maps the file with as much address space as the host grants.

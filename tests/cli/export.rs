@@ -1,7 +1,7 @@
 //! `ratite export`, `scan`, `delete` and `info`: what is stored, from outside.
 
 use std::fs;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use ratite::nostr::Event;
 use ratite::store::Store;
@@ -144,6 +144,27 @@ fn a_delete_that_is_stopped_says_how_far_it_came() {
     assert_eq!(place.export(&[]).len() as u64, 1_200 - removed);
     let again = place.run(&["delete", "--filter", "{}", "--json"]).json();
     assert_eq!((&again["removed"], &again["complete"]), (&(1_200 - removed).into(), &true.into()));
+}
+
+#[test]
+fn who_asks_again_a_second_later_is_not_kept_waiting() {
+    let place = filled();
+    let store = Store::open_existing(&place.path("ratite-data"), 1 << 30).unwrap();
+    let turn = store.batch(0).unwrap();
+    let mut child = place.command(["delete", "--filter", "{}"]).spawn().unwrap();
+    wait_until_it_listens_to_signals(&child);
+    let began = Instant::now();
+    wait_for("it ends although its turn never comes", || {
+        let ended = child.try_wait().unwrap().is_some();
+        if !ended {
+            send_signal(&child, Signal::INT);
+        }
+        ended
+    });
+    assert!(began.elapsed() >= Duration::from_secs(1));
+    assert_eq!(child.wait().unwrap().code(), Some(1));
+    drop(turn);
+    assert_eq!(place.export(&[]).len(), 12);
 }
 
 #[test]

@@ -20,11 +20,13 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError};
 
-use super::failure::{Failure, complain, plain};
+use super::failure::{Failure, complain};
 use assembly::Assembly;
 pub(super) use assembly::{Chunk, Line, MAX_LINE_BYTES};
 use layout::{Layout, Look, MARK, look};
 use unpack::{RUBBISH, unpack};
+
+use crate::config::plain;
 
 /// A chunk is handed on when it has this many bytes: some thousand events, which keep all cores busy for a tenth of a second.
 const CHUNK_BYTES: usize = 4 << 20;
@@ -298,13 +300,15 @@ fn read_source(source: &Source, consumed: &Arc<AtomicU64>, take: &mut dyn FnMut(
         }
     };
     let mut head = Vec::new();
+    let mut complete = false;
     loop {
         let piece = read()?;
+        complete |= piece.is_empty();
         head.extend_from_slice(&piece);
         if head.starts_with(MARK) {
             head.drain(..MARK.len());
         }
-        match look(&head, piece.is_empty()) {
+        match look(&head, complete) {
             Look::Wait => {}
             Look::Events(layout) if take(Piece::Begin(layout)) && take(Piece::Bytes(head)) => break,
             Look::Events(_) => return Ok(false),
@@ -313,15 +317,15 @@ fn read_source(source: &Source, consumed: &Arc<AtomicU64>, take: &mut dyn FnMut(
             }
         }
     }
-    loop {
+    // What has ended is not read again: a terminal would have to be told so twice.
+    while !complete {
         let piece = read()?;
-        if piece.is_empty() {
-            return Ok(true);
-        }
+        complete = piece.is_empty();
         if !take(Piece::Bytes(piece)) {
             return Ok(false);
         }
     }
+    Ok(true)
 }
 
 struct Counted<R> {

@@ -18,13 +18,20 @@ pub(super) struct Foreign {
     pub(super) tool: &'static str,
 }
 
+/// As many bytes of a source as it takes to tell what it is; nothing packed is shorter.
+const START: u64 = 6;
+
 /// What [`unpack`] makes of a source.
 pub(super) type Unpacked = Result<Box<dyn Read + Send>, Foreign>;
 
 /// The bytes of `raw`, unpacked when they are packed.
 pub(super) fn unpack(mut raw: impl Read + Send + 'static) -> io::Result<Unpacked> {
     let mut start = Vec::new();
-    raw.by_ref().take(6).read_to_end(&mut start)?;
+    raw.by_ref().take(START).read_to_end(&mut start)?;
+    if start.len() < START as usize {
+        // That was all. A terminal would have to be told so again if it were asked again.
+        return Ok(Ok(Box::new(io::Cursor::new(start))));
+    }
     for (magic, format, tool) in FOREIGN {
         if start.starts_with(magic) {
             return Ok(Err(Foreign { format, tool }));

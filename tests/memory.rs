@@ -1,5 +1,5 @@
-//! What a connection costs when nothing happens on it. Coarse, so that it holds on every machine and build; what it is to show
-//! is that nobody makes ten thousand idle clients twice as dear without noticing.
+//! What connections cost: those on which nothing happens, and those that never read. Coarse, so that it holds on every machine
+//! and build; what it is to show is that nobody makes ten thousand idle clients twice as dear without noticing.
 
 #![cfg(target_os = "linux")]
 #![allow(clippy::unwrap_used, reason = "a failed unwrap fails the test")]
@@ -10,7 +10,7 @@ use std::io::Write as _;
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use wire::process::RelayProcess;
-use wire::{FIN, RSV1, Socket, TEXT, event, eventually, frame, health};
+use wire::{FIN, PATIENCE, RSV1, Socket, TEXT, event, eventually, frame, health};
 
 /// Bytes that an idle connection with one subscription of 20 authors may take, compression agreed or not. It takes 4.6 KiB at
 /// first and 5.7 KiB after all that these connections do.
@@ -103,4 +103,49 @@ fn an_idle_connection_costs_little_compressed_or_not() {
     // One after the other: both want all the files they can get.
     assert_small(None);
     assert_small(Some("permessage-deflate; client_max_window_bits"));
+}
+
+#[test]
+fn h242_those_who_never_read_cost_at_most_their_bound_and_the_log_names_them() {
+    const DEAF: u64 = 20;
+    const BOUND: u64 = 256 << 10;
+    let folder = tempfile::tempdir().unwrap();
+    let log = folder.path().join("log");
+    let relay = RelayProcess::with(folder.path(), |command| {
+        command.env("RATITE_LISTEN_OUTBOX_BYTES", BOUND.to_string()).env("RUST_LOG", "info");
+        command.stderr(std::fs::File::create(&log).unwrap());
+    });
+    let connect = |i| match i % 2 {
+        0 => relay.connect(),
+        _ => Socket::open_offering(relay.address, "permessage-deflate"),
+    };
+    let mut deaf: Vec<Socket> = (0..DEAF).map(connect).collect();
+    for socket in &mut deaf {
+        socket.say("[\"REQ\",\"all\",{\"limit\":0}]");
+        socket.hears("EOSE", "all");
+    }
+    let mut writer = relay.connect();
+    writer.still_works();
+    let before = anonymous(relay.id());
+    let mut most = 0;
+    // Ephemeral events cost no disk. The kernel takes some megabytes for each reader before anything piles up in the relay.
+    let began = std::time::Instant::now();
+    for i in 0.. {
+        assert!(began.elapsed() < 5 * PATIENCE, "some are still connected");
+        let storm = event(1, 20_001, &format!("{i} {}", "x".repeat(60_000)));
+        writer.publish(&storm);
+        writer.hears("OK", &storm.id.to_string());
+        most = most.max(anonymous(relay.id()));
+        if i % 10 == 0 && health(relay.address).1["closed_too_slow"] == DEAF {
+            break;
+        }
+    }
+    let grown = most.saturating_sub(before);
+    println!("{grown} bytes for {DEAF} connections that never read");
+    // What the relay needs for itself under load comes on top.
+    assert!(grown <= DEAF * BOUND + (16 << 20), "{grown} bytes");
+    writer.still_works();
+    let log = std::fs::read_to_string(&log).unwrap();
+    let told = log.lines().filter(|line| line.contains("127.0.0.1") && line.contains("reads too slowly")).count();
+    assert_eq!(told as u64, DEAF, "{log}");
 }

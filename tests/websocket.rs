@@ -83,7 +83,7 @@ fn h188_reserved_bits() {
 
 #[test]
 fn h189_reserved_opcodes() {
-    for opcode in [3, 7, 11, 15] {
+    for opcode in (3..=7).chain(11..=15) {
         assert_closes(&frame(FIN | opcode, b""), 1002);
     }
 }
@@ -255,6 +255,31 @@ fn h211_frame_header_then_silence() {
     assert_eq!(socket.next(), None, "dropped without more words");
     assert!(began.elapsed() >= Duration::from_millis(1900), "{:?}", began.elapsed());
     assert_eq!(relay.health()["closed_silent"], 1);
+}
+
+#[test]
+fn h243_a_peer_that_is_gone_is_dropped_although_it_is_written_to() {
+    let relay = TestRelay::with(|config| {
+        config.listen.ping_interval = 1;
+        config.listen.ping_timeout = 1;
+    });
+    // Its kernel takes what comes, but nobody is there to answer a ping.
+    let mut gone = relay.connect();
+    gone.say("[\"REQ\",\"all\",{\"limit\":0}]");
+    gone.hears("EOSE", "all");
+    let began = Instant::now();
+    let mut i = 0;
+    while relay.health()["closed_silent"] == 0 {
+        assert!(began.elapsed() < PATIENCE, "it is still written to");
+        // A new one each time: none of these is ever silent for long.
+        let mut writer = relay.connect();
+        let event = event(1, 20_001, &i.to_string());
+        i += 1;
+        writer.publish(&event);
+        writer.hears("OK", &event.id.to_string());
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    assert!(began.elapsed() >= Duration::from_millis(1900), "{:?}", began.elapsed());
 }
 
 #[test]

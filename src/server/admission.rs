@@ -305,20 +305,20 @@ impl Limiter {
     /// Lets a connection in, or does not. Without an address (the other end of a Unix socket that names none) it has no limits, like
     /// one that is exempt.
     pub fn enter(self: &Arc<Self>, address: Option<IpAddr>, now: Instant) -> Result<Guest, Refusal> {
-        let Some(address) = address.filter(|address| !self.exempt.iter().any(|network| network.contains(*address)))
-        else {
-            return Ok(Guest { limiter: Arc::clone(self), entry: None });
+        let limited = address.filter(|address| !self.exempt.iter().any(|network| network.contains(*address)));
+        let Some(source) = limited else {
+            return Ok(Guest { limiter: Arc::clone(self), address, entry: None });
         };
         let now = self.moment(now);
         let mut table = lock(&self.table);
         if table.entries.len() >= table.sweep_at {
             self.sweep(&mut table, now);
         }
-        let entry = Arc::clone(table.entries.entry(Source::of(address)).or_default());
+        let entry = Arc::clone(table.entries.entry(Source::of(source)).or_default());
         // Under the table's lock: an entry that is not counted as open yet must not be forgotten.
         let entered = self.count_in(&mut lock(&entry), now);
         drop(table);
-        entered.map(|()| Guest { limiter: Arc::clone(self), entry: Some(entry) })
+        entered.map(|()| Guest { limiter: Arc::clone(self), address, entry: Some(entry) })
     }
 
     fn count_in(&self, state: &mut State, now: u64) -> Result<(), Refusal> {
@@ -394,11 +394,17 @@ impl Limiter {
 /// A connection that was let in. Dropping it gives the place back.
 pub struct Guest {
     limiter: Arc<Limiter>,
+    address: Option<IpAddr>,
     /// `None` when it has no limits.
     entry: Option<Arc<Entry>>,
 }
 
 impl Guest {
+    /// Where it is, for the log; `None` when nobody knows.
+    pub fn address(&self) -> Option<IpAddr> {
+        self.address
+    }
+
     /// Whether it has limits.
     pub fn is_limited(&self) -> bool {
         self.entry.is_some()

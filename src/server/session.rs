@@ -141,7 +141,15 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin> Session<'a, S> {
         tracing::debug!(?end, "connection ends");
         let counters = &self.shared.counters;
         match end {
-            End::TooSlow => Counters::count(&counters.too_slow),
+            End::TooSlow => {
+                Counters::count(&counters.too_slow);
+                let address = self.peer.guest.address();
+                tracing::info!(
+                    ?address,
+                    bound = self.shared.bounds.outbox,
+                    "disconnected: reads too slowly, more bytes wait for it than may"
+                );
+            }
             End::Silent => Counters::count(&counters.silent),
             End::Violation(_) => Counters::count(&counters.violations),
             End::OverLimits => Counters::count(&counters.over_limits),

@@ -4,6 +4,7 @@
 mod auth;
 mod count;
 mod end;
+mod hostile;
 mod nip01;
 mod private;
 mod publish;
@@ -43,7 +44,8 @@ fn id(event: &Event) -> String {
 }
 
 /// The sections of the protocol digest that this relay answers for, and how many lines each has.
-const SECTIONS: [(&str, u32); 18] = [
+const SECTIONS: &[(&str, u32)] = &[
+    ("h", 250),
     ("ws", 17),
     ("n01_", 85),
     ("n02_", 1),
@@ -64,10 +66,17 @@ const SECTIONS: [(&str, u32); 18] = [
     ("n70_", 7),
 ];
 
-/// Lines that no test shows, and why.
-const WITHOUT: [(&str, &str); 6] = [
+/// Lines that no test shows, or will not before what they are about is there, and why. A line such as `h163_to_h181` stands for all
+/// between.
+const WITHOUT: &[(&str, &str)] = &[
     ("n05_02", "a relay may take only events of those whose names it can verify; this one has no such policy"),
     ("n67_04", "what would include all events of the boundary second; a limit is a limit here"),
+    ("h163_to_h181", "negentropy is not there yet; its verbs are unknown ones"),
+    ("h231", "there is no management API yet: POST is refused"),
+    ("h232", "as above"),
+    ("h233", "as above"),
+    ("h234", "as above"),
+    ("h235", "as above"),
     ("n11_15", "fees: a relay that takes no payments says nothing of them"),
     ("n17_13", "what is inside a gift wrap is invisible to a relay"),
     ("n59_03", "a relay may refuse gift wraps as a whole; this one has no such switch"),
@@ -75,7 +84,10 @@ const WITHOUT: [(&str, &str); 6] = [
 ];
 
 /// Where a line is shown by tests that are not named after it.
-const ELSEWHERE: [(&str, &str); 20] = [
+const ELSEWHERE: &[(&str, &str)] = &[
+    ("h213", "n11_03_accept_lists"),
+    ("h248", "a_full_map_refuses_answers_says_so_and_a_removal_makes_room"),
+    ("h249", "what_was_acknowledged_survives_kill_9"),
     ("ws04", "h195_to_h199_invalid_utf8"),
     // Lives with deletions in them, killed fifty times, end in the state that the model says.
     ("n09_15", "what_was_acknowledged_survives_kill_9"),
@@ -104,58 +116,38 @@ const ELSEWHERE: [(&str, &str); 20] = [
 #[test]
 fn no_duty_is_without_its_test() {
     let names = tests_of_this_repository();
+    let sent = hostile::sent();
     let is_shown = |section: &str, number: u32| {
-        let line = format!("{section}{number:02}");
+        let line = format!("{section}{number:0width$}", width = digits(section));
         let elsewhere = ELSEWHERE.iter().find(|(own, _)| *own == line);
         names.iter().any(|name| covers(name, section, number))
+            || section == "h" && sent.contains(&line.to_uppercase())
             || elsewhere.is_some_and(|(_, test)| names.iter().any(|name| name.contains(test)))
-            || WITHOUT.iter().any(|(own, _)| *own == line)
+            || WITHOUT.iter().any(|(own, _)| covers(own, section, number))
     };
     let missing: Vec<String> = SECTIONS
         .iter()
         .flat_map(|(section, lines)| (1..=*lines).map(move |number| (section, number)))
         .filter(|(section, number)| !is_shown(section, *number))
-        .map(|(section, number)| format!("{section}{number:02}"))
+        .map(|(section, number)| format!("{section}{number:0width$}", width = digits(section)))
         .collect();
     assert!(missing.is_empty(), "no test shows {missing:?}");
 }
 
-/// Hostile frames, requests and floods of the digest's sections 23.6 to 23.8, by number.
-const HOSTILE: std::ops::RangeInclusive<u32> = 182..=245;
-
-/// Those that nothing here is to answer: the management API is not there.
-const NOT_OFFERED: std::ops::RangeInclusive<u32> = 231..=235;
-
-#[test]
-fn no_hostile_frame_or_request_is_without_its_test() {
-    let names = tests_of_this_repository();
-    let missing: Vec<u32> = HOSTILE
-        .filter(|number| !NOT_OFFERED.contains(number))
-        .filter(|number| !names.iter().any(|name| shows_hostile(name, *number)))
-        .collect();
-    assert!(missing.is_empty(), "no test shows {missing:?}");
-}
-
-/// Whether a test's name tells of this hostile input: `h223_h225_…` names two, `h215_to_h222_…` eight.
-fn shows_hostile(name: &str, number: u32) -> bool {
-    let parts: Vec<&str> = name.split('_').collect();
-    let hostile = |part: &str| part.strip_prefix('h').filter(|digits| digits.len() == 3)?.parse::<u32>().ok();
-    parts.iter().any(|part| hostile(part) == Some(number))
-        || parts.windows(3).any(|three| match (hostile(three[0]), three[1], hostile(three[2])) {
-            (Some(first), "to", Some(last)) => (first..=last).contains(&number),
-            _ => false,
-        })
+/// How many digits the number of a line has.
+fn digits(section: &str) -> usize {
+    if section == "h" { 3 } else { 2 }
 }
 
 /// Whether a test's name says that it shows this line: `n01_44_n01_48_…`, `n01_13_and_14_…` and `n11_05_to_n11_08_…` name several.
 fn covers(name: &str, section: &str, number: u32) -> bool {
-    let short = section.trim_end_matches('_');
+    let (short, width) = (section.trim_end_matches('_'), digits(section));
     let lines: Vec<(usize, u32)> = name
         .match_indices(section)
-        .filter_map(|(at, _)| Some((at, name.get(at + section.len()..at + section.len() + 2)?.parse().ok()?)))
+        .filter_map(|(at, _)| Some((at, name.get(at + section.len()..at + section.len() + width)?.parse().ok()?)))
         .collect();
     let range = lines.windows(2).any(|pair| {
-        let between = &name[pair[0].0 + section.len() + 2..pair[1].0];
+        let between = &name[pair[0].0 + section.len() + width..pair[1].0];
         between == "_to_" && (pair[0].1..=pair[1].1).contains(&number)
     });
     lines.iter().any(|(_, line)| *line == number)

@@ -97,7 +97,7 @@ fn comes_back_by_author_and_kind(relay: &TestRelay, model: &Model) {
 /// Every value of every indexed tag of every hundredth event.
 fn comes_back_by_tags(relay: &TestRelay, model: &Model) {
     for event in model.stored.iter().step_by(100) {
-        let _ = event.visit_indexed_tags(&mut |name, value| {
+        let _ = event.visit_indexed_tags(|name, value| {
             let letter = char::from(name.as_byte());
             let value = value.to_value();
             if matches!((letter, &value), ('e' | 'p', ratite::nostr::TagValue::Text(_))) {

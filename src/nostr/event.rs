@@ -141,7 +141,7 @@ pub trait EventFields {
     fn kind(&self) -> Kind;
     /// Calls `visit` for every tag whose name is one ASCII letter and that has a value, in order, until it
     /// breaks.
-    fn visit_indexed_tags(&self, visit: &mut dyn FnMut(TagName, TagRef<'_>) -> ControlFlow<()>) -> ControlFlow<()>;
+    fn visit_indexed_tags(&self, visit: impl FnMut(TagName, TagRef<'_>) -> ControlFlow<()>) -> ControlFlow<()>;
 }
 
 impl EventFields for Event {
@@ -161,7 +161,7 @@ impl EventFields for Event {
         self.kind
     }
 
-    fn visit_indexed_tags(&self, visit: &mut dyn FnMut(TagName, TagRef<'_>) -> ControlFlow<()>) -> ControlFlow<()> {
+    fn visit_indexed_tags(&self, mut visit: impl FnMut(TagName, TagRef<'_>) -> ControlFlow<()>) -> ControlFlow<()> {
         self.tags.iter().filter_map(|tag| tag.indexed()).try_for_each(|(name, value)| visit(name, value))
     }
 }

@@ -148,7 +148,7 @@ impl Filter {
         // most 52, one for each letter, so there is one round.
         self.tags.chunks(64).all(|conditions| {
             let mut open = u64::MAX >> (64 - conditions.len());
-            let _ = event.visit_indexed_tags(&mut |name, value| {
+            let _ = event.visit_indexed_tags(|name, value| {
                 for (i, (wanted, values)) in conditions.iter().enumerate() {
                     if *wanted == name && open & 1 << i != 0 && contains(values, &value) {
                         open &= !(1 << i);
@@ -211,7 +211,11 @@ fn in_list<T: Ord>(list: &Option<Vec<T>>, value: impl FnOnce() -> T) -> bool {
     })
 }
 
+#[inline]
 fn contains(values: &[TagValue], value: &TagRef<'_>) -> bool {
+    if let [one] = values {
+        return value == one;
+    }
     values.binary_search_by(|candidate| value.cmp_value(candidate).reverse()).is_ok()
 }
 

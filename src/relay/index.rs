@@ -194,7 +194,7 @@ impl FieldHasher {
             self.hash(&Field::Author(&event.pubkey().0)),
             self.hash(&Field::Kind(event.kind().0)),
         ];
-        let _ = event.visit_indexed_tags(&mut |name, value| {
+        let _ = event.visit_indexed_tags(|name, value| {
             fields.push(self.hash(&Field::Tag(name.as_byte(), value)));
             ControlFlow::Continue(())
         });

@@ -407,7 +407,7 @@ fn d(record: &Record<'_>) -> String {
 /// The keys in the `p` tags of a gift wrap.
 fn recipients(event: &impl EventFields) -> Vec<PublicKey> {
     let mut keys = Vec::new();
-    let _ = event.visit_indexed_tags(&mut |name, value| {
+    let _ = event.visit_indexed_tags(|name, value| {
         if let (b'p', TagRef::Hex(key)) = (name.as_byte(), value) {
             keys.push(PublicKey(key));
         }

@@ -273,7 +273,7 @@ impl Entry {
 /// What indices need of an event and what takes hashing to find out: the stems of its tags, in order, each once.
 pub fn tag_stems(hasher: &KeyHasher, event: &impl EventFields) -> Vec<u64> {
     let mut stems = Vec::new();
-    let _ = event.visit_indexed_tags(&mut |name, value| {
+    let _ = event.visit_indexed_tags(|name, value| {
         if is_indexed(name, &value) {
             stems.push(hasher.tag_hash(name, value) >> 8);
         }

@@ -9,7 +9,7 @@
 //! 0      1              35                 69                 78           81               len-66
 //! ```
 
-use std::ops::ControlFlow;
+use std::ops::{ControlFlow, Range};
 
 use crate::nostr::{Event, EventFields, EventId, Kind, PublicKey, Signature, TagName, TagRef, Tags, json};
 
@@ -93,19 +93,20 @@ impl<'a> Record<'a> {
     }
 
     fn body(&self) -> Reader<'a> {
-        Reader(&self.bytes[TAGS..self.bytes.len() - SIG])
+        Reader { bytes: self.bytes, at: TAGS }
     }
 
     /// Appends the event's canonical JSON, the same text as [`Event::write_json`]. False when the record is damaged; `out` then
     /// holds a part and must be cut back by the caller.
     #[must_use]
     pub fn write_json(&self, out: &mut Vec<u8>) -> bool {
+        let start = out.len();
         out.reserve(self.bytes.len() * 2);
-        out.extend_from_slice(b"{\"id\":\"");
-        json::write_hex(out, &self.bytes[ID..ID + 32]);
-        out.extend_from_slice(b"\",\"pubkey\":\"");
-        json::write_hex(out, &self.bytes[PUBKEY..PUBKEY + 32]);
-        out.extend_from_slice(b"\",\"created_at\":");
+        out.extend_from_slice(b"{\"id\":");
+        write_hex32(out, &self.array(ID));
+        out.extend_from_slice(b",\"pubkey\":");
+        write_hex32(out, &self.array(PUBKEY));
+        out.extend_from_slice(b",\"created_at\":");
         out.extend_from_slice(itoa::Buffer::new().format(self.created_at()).as_bytes());
         out.extend_from_slice(b",\"kind\":");
         out.extend_from_slice(itoa::Buffer::new().format(self.kind().0).as_bytes());
@@ -115,12 +116,14 @@ impl<'a> Record<'a> {
             return false;
         }
         out.extend_from_slice(b",\"content\":");
-        let Some(Value::Text(content)) = body.value() else { return false };
-        json::write_string(out, content);
+        let Some(Piece::Text(content)) = body.piece() else { return false };
+        json::write_text(out, &body.bytes[content.start..], content.len());
         out.extend_from_slice(b",\"sig\":\"");
-        json::write_hex(out, &self.bytes[self.bytes.len() - 64..]);
+        json::write_hex(out, &self.sig().0);
         out.extend_from_slice(b"\"}");
-        body.0.is_empty()
+        // Strings were copied without a look at what they are; one look at all of them together is cheaper. What divides them is
+        // ASCII, so that no damaged one can be made good by its neighbour.
+        body.is_at_end() && simdutf8::basic::from_utf8(&out[start..]).is_ok()
     }
 
     /// The event as a struct of its own; `None` when the record is damaged.
@@ -222,28 +225,24 @@ impl EventFields for Record<'_> {
         Kind(u16::from_be_bytes(self.array(KIND)))
     }
 
-    fn visit_indexed_tags(&self, visit: &mut dyn FnMut(TagName, TagRef<'_>) -> ControlFlow<()>) -> ControlFlow<()> {
+    fn visit_indexed_tags(&self, mut visit: impl FnMut(TagName, TagRef<'_>) -> ControlFlow<()>) -> ControlFlow<()> {
         let mut body = self.body();
         let Some(count) = body.array_len() else { return ControlFlow::Continue(()) };
         for _ in 0..count {
-            let Some(len) = body.array_len() else { return ControlFlow::Continue(()) };
-            let mut name = None;
-            for i in 0..len {
-                let Some(value) = body.value() else { return ControlFlow::Continue(()) };
-                match (i, value) {
-                    (0, Value::Text(text)) => name = TagName::new(text),
-                    (1, value) => {
-                        if let Some(name) = name {
-                            visit(
-                                name,
-                                match value {
-                                    Value::Text(text) => TagRef::Text(text),
-                                    Value::Hex(bytes) => TagRef::Hex(bytes),
-                                },
-                            )?;
-                        }
-                    }
-                    _ => {}
+            let Some(mut left) = body.array_len() else { return ControlFlow::Continue(()) };
+            if left >= 2
+                && let Some(name) = body.letter()
+            {
+                left -= 2;
+                match body.value() {
+                    Some(Value::Text(text)) => visit(name, TagRef::Text(text))?,
+                    Some(Value::Hex(bytes)) => visit(name, TagRef::Hex(bytes))?,
+                    None => return ControlFlow::Continue(()),
+                }
+            }
+            for _ in 0..left {
+                if body.piece().is_none() {
+                    return ControlFlow::Continue(());
                 }
             }
         }
@@ -257,22 +256,52 @@ enum Value<'a> {
     Hex([u8; 32]),
 }
 
-/// Reads the few MessagePack forms that [`encode`] writes.
-struct Reader<'a>(&'a [u8]);
+/// The same, not looked at: where in the record it lies.
+enum Piece {
+    Text(Range<usize>),
+    /// Of 32 bytes.
+    Hex(usize),
+}
+
+/// Reads the few MessagePack forms that [`encode`] writes, front to back.
+struct Reader<'a> {
+    /// The whole record.
+    bytes: &'a [u8],
+    /// How far it is read; never beyond the beginning of the signature.
+    at: usize,
+}
 
 impl<'a> Reader<'a> {
-    fn take(&mut self, n: usize) -> Option<&'a [u8]> {
-        let (taken, rest) = self.0.split_at_checked(n)?;
-        self.0 = rest;
-        Some(taken)
+    /// Where the tags and the content end.
+    fn end(&self) -> usize {
+        // `Record::new` checked that there is a signature.
+        self.bytes.len() - SIG
+    }
+
+    fn is_at_end(&self) -> bool {
+        self.at == self.end()
+    }
+
+    fn take(&mut self, n: usize) -> Option<Range<usize>> {
+        let start = self.at;
+        if n > self.end() - start {
+            return None;
+        }
+        self.at = start + n;
+        Some(start..self.at)
+    }
+
+    fn byte(&mut self) -> Option<u8> {
+        Some(self.bytes[self.take(1)?.start])
     }
 
     fn number(&mut self, width: usize) -> Option<usize> {
-        Some(self.take(width)?.iter().fold(0, |n, &byte| n << 8 | usize::from(byte)))
+        Some(self.bytes[self.take(width)?].iter().fold(0, |n, &byte| n << 8 | usize::from(byte)))
     }
 
+    #[inline]
     fn array_len(&mut self) -> Option<usize> {
-        match self.take(1)?[0] {
+        match self.byte()? {
             mark @ 0x90..=0x9F => Some(usize::from(mark & 0x0F)),
             0xDC => self.number(2),
             0xDD => self.number(4),
@@ -280,20 +309,37 @@ impl<'a> Reader<'a> {
         }
     }
 
-    fn value(&mut self) -> Option<Value<'a>> {
-        let len = match self.take(1)?[0] {
+    /// Reads a string of one ASCII letter; without one, nothing.
+    #[inline]
+    fn letter(&mut self) -> Option<TagName> {
+        // Every record ends in a signature, so there are bytes to look at.
+        if self.bytes[self.at] != 0xA1 {
+            return None;
+        }
+        let name = TagName::from_byte(self.bytes[self.at + 1])?;
+        self.take(2)?;
+        Some(name)
+    }
+
+    #[inline]
+    fn piece(&mut self) -> Option<Piece> {
+        let len = match self.byte()? {
             mark @ 0xA0..=0xBF => usize::from(mark & 0x1F),
+            BIN8 if self.byte()? == 32 => return Some(Piece::Hex(self.take(32)?.start)),
             0xD9 => self.number(1)?,
             0xDA => self.number(2)?,
             0xDB => self.number(4)?,
-            BIN8 if self.number(1)? == 32 => {
-                let mut bytes = [0; 32];
-                bytes.copy_from_slice(self.take(32)?);
-                return Some(Value::Hex(bytes));
-            }
             _ => return None,
         };
-        std::str::from_utf8(self.take(len)?).ok().map(Value::Text)
+        self.take(len).map(Piece::Text)
+    }
+
+    #[inline]
+    fn value(&mut self) -> Option<Value<'a>> {
+        match self.piece()? {
+            Piece::Text(text) => std::str::from_utf8(&self.bytes[text]).ok().map(Value::Text),
+            Piece::Hex(at) => self.bytes[at..].first_chunk().copied().map(Value::Hex),
+        }
     }
 
     fn write_tags(&mut self, out: &mut Vec<u8>) -> Option<()> {
@@ -304,18 +350,98 @@ impl<'a> Reader<'a> {
                 if j > 0 {
                     out.push(b',');
                 }
-                match self.value()? {
-                    Value::Text(text) => json::write_string(out, text),
-                    Value::Hex(bytes) => {
-                        out.push(b'"');
-                        json::write_hex(out, &bytes);
-                        out.push(b'"');
-                    }
+                match self.piece()? {
+                    // What follows, the signature at the least, gives the writer its run-out.
+                    Piece::Text(text) => json::write_text(out, &self.bytes[text.start..], text.len()),
+                    Piece::Hex(at) => write_hex32(out, self.bytes[at..].first_chunk()?),
                 }
             }
             out.push(b']');
         }
         out.push(b']');
         Some(())
+    }
+}
+
+/// Appends 64 hex digits in quotes.
+fn write_hex32(out: &mut Vec<u8>, bytes: &[u8; 32]) {
+    let mut text = [b'"'; 66];
+    // Cannot fail: the room is exactly what the digits need.
+    let _ = const_hex::encode_to_slice(bytes, &mut text[1..65]);
+    out.extend_from_slice(&text);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn event() -> Event {
+        let hex = "ab".repeat(32);
+        let tags: [&[&str]; 7] = [
+            &["p", &hex, "wss://r", &hex],
+            &["e", &hex],
+            &["t"],
+            &["long", "é"],
+            &["p", "ü\"\n"],
+            &[&hex, &hex],
+            &[""],
+        ];
+        Event {
+            id: EventId([1; 32]),
+            pubkey: PublicKey([2; 32]),
+            created_at: 1_700_000_000,
+            kind: Kind(1),
+            tags: tags.iter().copied().collect(),
+            content: "ein Gruß, \"quoted\"\n".into(),
+            sig: Signature([3; 64]),
+        }
+    }
+
+    fn json(bytes: &[u8]) -> Option<Vec<u8>> {
+        let mut out = Vec::new();
+        Record::new(bytes)?.write_json(&mut out).then_some(out)
+    }
+
+    #[test]
+    fn a_record_reads_as_the_event_it_was_made_of() {
+        let event = event();
+        let mut bytes = Vec::new();
+        encode(&event, &mut bytes);
+        let mut expected = Vec::new();
+        event.write_json(&mut expected);
+        assert_eq!(json(&bytes).map(|j| String::from_utf8(j).unwrap()), String::from_utf8(expected).ok());
+        let record = Record::new(&bytes).unwrap();
+        let (mut of_record, mut of_event) = (Vec::new(), Vec::new());
+        let _ = record.visit_indexed_tags(|name, value| {
+            of_record.push((name, value.to_value()));
+            ControlFlow::Continue(())
+        });
+        let _ = event.visit_indexed_tags(|name, value| {
+            of_event.push((name, value.to_value()));
+            ControlFlow::Continue(())
+        });
+        assert_eq!(of_record, of_event);
+        assert_eq!(of_event.len(), 3);
+    }
+
+    /// Whatever a disk makes of a record: no panic, and no text that is not UTF-8.
+    #[test]
+    fn a_damaged_record_is_refused_or_is_still_text() {
+        let mut bytes = Vec::new();
+        encode(&event(), &mut bytes);
+        for at in 0..bytes.len() {
+            for value in [0x00, 0x7F, 0x80, 0x91, 0xA1, 0xC3, 0xC4, 0xDB, 0xDD, 0xFF] {
+                let mut damaged = bytes.clone();
+                damaged[at] = value;
+                if let Some(json) = json(&damaged) {
+                    assert!(std::str::from_utf8(&json).is_ok(), "byte {at} is {value:#x}");
+                }
+                if let Some(record) = Record::new(&damaged) {
+                    let _ = record.visit_indexed_tags(|_, _| ControlFlow::Continue(()));
+                    let _ = (record.to_event(), record.expiration(), record.identifier());
+                }
+            }
+            let _ = json(&bytes[..at]);
+        }
     }
 }

@@ -103,7 +103,7 @@ impl Viewer {
             return true;
         }
         event
-            .visit_indexed_tags(&mut |name, value| match value {
+            .visit_indexed_tags(|name, value| match value {
                 TagRef::Hex(key) if name == TagName::P && proved.keys.contains(&PublicKey(key)) => {
                     ControlFlow::Break(())
                 }

@@ -21,7 +21,7 @@ pub type Seq = u64;
 pub const SEQ_END: Seq = 1 << 40;
 
 /// A key or a duplicate: at most 15 bytes, held in place.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct Short {
     // The bytes come first and unused ones are zero, so that the derived order is the order of bytes for equal lengths.
     bytes: [u8; 15],
@@ -85,7 +85,7 @@ pub fn read_seq(bytes: &[u8]) -> Option<Seq> {
 }
 
 /// The four tables of postings.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, PartialOrd, Ord)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, PartialOrd, Ord, Hash)]
 pub enum Index {
     Time,
     Kinds,
@@ -112,6 +112,14 @@ impl Index {
             Index::Kinds => 2,
             Index::Authors | Index::Tags => 9,
         }
+    }
+}
+
+impl Index {
+    /// The kind that a prefix names; `time` has none.
+    pub fn kind_of(self, prefix: &Short) -> Option<Kind> {
+        let kind = prefix.get(self.prefix_len().checked_sub(2)?..)?;
+        Some(Kind(u16::from_be_bytes(kind.try_into().ok()?)))
     }
 }
 

@@ -5,6 +5,7 @@
 //! in slices, each a short read transaction of its own. Several processes may use one database at once; LMDB's lock decides who writes.
 
 mod apply;
+mod count;
 mod freelist;
 mod keys;
 mod maintain;
@@ -27,6 +28,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use heed::{Env, MdbError, RoTxn, RwTxn, WithoutTls};
 
 pub use apply::{Applied, Batch};
+pub use count::Count;
 pub use keys::Seq;
 pub use maintain::{StoreInfo, TableInfo, VerifyReport};
 pub use prepare::Prepared;
@@ -111,6 +113,7 @@ struct Inner {
     env: Env<WithoutTls>,
     tables: Tables,
     hasher: KeyHasher,
+    owners: count::Owners,
     path: PathBuf,
     /// Numbers of the events whose records could not be read, as far as anybody asked for them.
     damaged: Mutex<BTreeSet<Seq>>,
@@ -170,8 +173,8 @@ impl Store {
         };
         // Slots of processes that died would pin pages for ever.
         env.clear_stale_readers()?;
-        let damaged = Mutex::default();
-        Ok(Store { inner: Arc::new(Inner { env, tables, hasher, path: path.into(), damaged }) })
+        let (owners, damaged) = Default::default();
+        Ok(Store { inner: Arc::new(Inner { env, tables, hasher, owners, path: path.into(), damaged }) })
     }
 
     /// The folder the database lies in.
@@ -292,6 +295,10 @@ impl Store {
         &self.inner.tables
     }
 
+    fn owners(&self) -> &count::Owners {
+        &self.inner.owners
+    }
+
     fn hasher(&self) -> &KeyHasher {
         &self.inner.hasher
     }
@@ -378,12 +385,17 @@ fn as_record(seq: Seq, bytes: &[u8]) -> Result<Record<'_>, StoreError> {
 /// The record of an event; `None` when it is gone, or damaged. One damaged record must not keep anybody from all the others, so it
 /// is noted and counts as gone: what it held can even be stored anew.
 fn get_record<'t>(store: &Store, txn: &'t RoTxn<'_>, seq: Seq) -> Result<Option<Record<'t>>, StoreError> {
-    let Some(bytes) = store.tables().events.get(txn, &keys::seq_bytes(seq))? else { return Ok(None) };
+    let bytes = store.tables().events.get(txn, &keys::seq_bytes(seq))?;
+    Ok(bytes.and_then(|bytes| read_record(store, seq, bytes)))
+}
+
+/// The one place where stored bytes become a record.
+fn read_record<'t>(store: &Store, seq: Seq, bytes: &'t [u8]) -> Option<Record<'t>> {
     let record = Record::new(bytes);
     if record.is_none() {
         store.note_damaged(seq);
     }
-    Ok(record)
+    record
 }
 
 /// The stored event with this id. Keys hold a part of it only, so the record has the last word.

@@ -31,6 +31,13 @@ const SEEK: f64 = 0.8;
 const STEP: f64 = 0.05;
 const LOOK: f64 = 0.6;
 
+/// A plan that costs less than this is taken without a look at others, which would cost about as much.
+const CHEAP: f64 = 6.0;
+
+/// An index that covers the whole filter walks no entry in vain and looks at no record for nothing; with so few ranges it cannot be beaten
+/// by enough to pay for finding out.
+const FEW: usize = 12;
+
 /// Ranges of a candidate that are probed, and entries read from each.
 const PROBES: usize = 6;
 const PROBE_DEPTH: usize = 16;
@@ -93,8 +100,20 @@ pub fn plan(
         let count = candidates.len();
         candidates.swap(0, number % count);
     } else if candidates.len() > 1 {
-        for candidate in &mut candidates {
+        if candidates[0].covers
+            && let Some(prefixes) = few_prefixes(store, txn, filter, &candidates[0])?
+        {
+            return Ok(Plan::Ranges { index: candidates[0].index, prefixes });
+        }
+        for i in 0..candidates.len() {
+            let candidate = &mut candidates[i];
             probe(store, txn, filter, order, candidate)?;
+            // What was counted to its end and is little needs no comparison.
+            if candidate.ranges * SEEK + candidate.total * (STEP + LOOK) < CHEAP {
+                candidates.swap(0, i);
+                candidates.truncate(1);
+                break;
+            }
         }
         rank(&mut candidates, filter);
     }
@@ -104,6 +123,20 @@ pub fn plan(
         }
     }
     Ok(Plan::Ranges { index: Index::Time, prefixes: vec![Short::EMPTY] })
+}
+
+/// All ranges of a candidate, if they are few.
+fn few_prefixes(
+    store: &Store,
+    txn: &RoTxn<'_>,
+    filter: &Filter,
+    candidate: &Candidate,
+) -> Result<Option<Vec<Short>>, StoreError> {
+    let each = filter.kinds.as_ref().map_or(1, Vec::len);
+    if candidate.stems.len() * each > FEW || filter.kinds.is_none() && candidate.stems.len() > 1 {
+        return Ok(None);
+    }
+    Ok(prefixes(store, txn, filter, candidate)?.filter(|prefixes| prefixes.len() <= 2 * FEW))
 }
 
 /// Every index that has something to say about the filter; a walk through time always has.

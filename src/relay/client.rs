@@ -1,18 +1,18 @@
 //! One connected peer of the core: its subscriptions, and the questions it waits for.
 
 use std::collections::VecDeque;
-use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, Weak};
 
 use super::live::Live;
 use super::memory::{Account, Shortage};
 use super::policy::{Viewer, auth};
-use super::question::{Kind, Question};
+use super::question::{self, Kind, Question};
 use super::subscription::{Owner, Sink, Subscription, send_one};
-use super::{Admission, Core, Outcome, limits, lock};
+use super::{Admission, Core, Outcome, limits, lock, reader};
 use crate::nostr::hll::Sketch;
 use crate::nostr::{Event, Filter, SubscriptionId, message, protected};
-use crate::store::{Order, Scan, Seq};
+use crate::store::{Count, Order, Scan, Seq};
 
 /// What a question takes beside its filters: about that much.
 const SUBSCRIPTION_BYTES: usize = 768;
@@ -39,6 +39,8 @@ pub(super) struct Peer {
     questions: Mutex<Questions>,
     memory: Arc<Account>,
     gone: AtomicBool,
+    /// What was answered in place for this peer: see [`reader::InPlace::try_run`].
+    spent: AtomicU64,
 }
 
 /// A subscription and its number in the live index.
@@ -78,6 +80,7 @@ impl Client {
             subscriptions: Mutex::new(Vec::new()),
             questions: Mutex::new(Questions { waiting: VecDeque::new(), state: Turn::Idle, resumed: false }),
             gone: AtomicBool::new(false),
+            spent: AtomicU64::new(0),
         };
         // At once, so that a client has it before it needs it (N42-01). But some clients take an AUTH that is refused for a
         // relay that is broken, so one that may not know its own address asks for none before it has to.
@@ -145,8 +148,9 @@ impl Client {
         let number = live.enter(&subscription, &fields);
         subscriptions.push(Open { subscription: subscription.clone(), number });
         drop(subscriptions);
+        let is_small = question::is_small(&filters);
         let scan = peer.guarded(Scan::snapshot(filters, Order::NewestFirst));
-        peer.ask(Question::stored(subscription, scan));
+        peer.ask(Question::stored(subscription, scan), is_small);
     }
 
     /// CLOSE: after this returns nothing more is sent for the id. An unknown id is no error (N01-69).
@@ -175,8 +179,15 @@ impl Client {
             Ok(memory) => memory,
             Err(shortage) => return peer.closed(&id, &peer.shortage(shortage)),
         };
-        let scan = peer.guarded(Scan::new(filters, Order::NewestFirst));
-        peer.ask(Question::count(id, scan, sketch, memory));
+        let is_small = question::is_small(&filters);
+        let question = match sketch {
+            Some(sketch) => Question::sketch(id, peer.guarded(Scan::new(filters, Order::NewestFirst)), sketch, memory),
+            None => {
+                let viewer = peer.viewer.clone();
+                Question::count(id, Count::new(filters).visible(move |record| viewer.may_see(record)), memory)
+            }
+        };
+        peer.ask(question, is_small);
     }
 
     /// The sink has room again: stored results flow on.
@@ -210,7 +221,7 @@ impl Drop for Client {
 
 impl Owner for Peer {
     fn read_log(self: Arc<Self>, subscription: Arc<Subscription>, from: Seq) {
-        self.ask(Question::log(subscription, from));
+        self.ask(Question::log(subscription, from), false);
     }
 }
 
@@ -285,17 +296,32 @@ impl Peer {
                 subscription.refuse(reason);
                 self.forget_only(&subscription);
             }
-            Kind::Count { id, .. } => self.closed(&id, reason),
+            Kind::Count { id, .. } | Kind::Sketch { id, .. } => self.closed(&id, reason),
         }
     }
 
-    fn ask(self: &Arc<Self>, question: Question) {
+    /// Sees to a question: at once if it is small, nothing else is asked and there is room for that, else by a reader.
+    fn ask(self: &Arc<Self>, question: Question, is_small: bool) {
         let mut questions = lock(&self.questions);
-        questions.waiting.push_back(question);
-        if questions.state == Turn::Idle {
-            questions.state = Turn::Queued;
-            self.queue();
+        if questions.state != Turn::Idle {
+            return questions.waiting.push_back(question);
         }
+        questions.state = Turn::Queued;
+        questions.resumed = false;
+        let mut question = Some(question);
+        if is_small {
+            drop(questions);
+            let turn = self.core.in_place.try_run(&self.spent, || match question.take() {
+                Some(question) => reader::slice(&self.core, self, question, reader::IN_PLACE),
+                None => (None, true),
+            });
+            if let Some((unfinished, room)) = turn {
+                return self.end_turn(unfinished, room);
+            }
+            questions = lock(&self.questions);
+        }
+        questions.waiting.extend(question);
+        self.queue();
     }
 
     /// What follows a turn when the sink has room.

@@ -7,6 +7,7 @@
 //! publish ─ admission (bytes) ─▶ verify ──▶ writer ──▶ live ──▶ sinks of subscribers
 //!                                 (rayon)     │ one transaction for all that queued, fsync, replies
 //! subscribe, count ─▶ readers (one turn for each client, short slices) ──▶ the client's sink
+//!                      small ones are answered where they come in, while the disk keeps up
 //! housekeeping: expiry, other processes' commits, stale reader slots
 //! ```
 
@@ -47,7 +48,7 @@ use queue::{Published, ToVerify, ToWriter};
 
 use crate::config::{Config, Limits, Policy};
 use crate::nostr::{Event, EventFields, EventId, Filter};
-use crate::store::{Budget, Order, Progress, Scan, Store, StoreError};
+use crate::store::{Budget, Count, Order, Progress, Scan, Store, StoreError};
 
 /// What can go wrong when the core starts or works for an operator.
 #[derive(Debug, thiserror::Error)]
@@ -76,6 +77,8 @@ pub struct Settings {
     pub queue_bytes: usize,
     /// Bytes of live events that may wait for the stored ones of a subscription to be read.
     pub waiting_bytes: usize,
+    /// Threads that call the core on behalf of peers, at least two: all but one may answer small questions themselves.
+    pub callers: usize,
     /// Where the time comes from.
     pub clock: Clock,
 }
@@ -92,6 +95,7 @@ impl Settings {
             queue_bytes: config.storage.queue_bytes,
             // Half: at the end of a scan they all go into the outbox at once, beside its last slice.
             waiting_bytes: config.listen.outbox_bytes / 2,
+            callers: threads(),
             clock: Clock::system(),
         }
     }
@@ -165,6 +169,7 @@ struct Core {
     writer: Sender<ToWriter>,
     /// Peers that have questions; `None` ends a reader.
     readers: Sender<Option<Arc<client::Peer>>>,
+    in_place: reader::InPlace,
     stop_housekeeping: Sender<()>,
     closed: AtomicBool,
     write_failure: Mutex<Option<String>>,
@@ -190,6 +195,7 @@ impl Relay {
             verify: verify_tx,
             writer: writer_tx,
             readers: reader_tx,
+            in_place: reader::InPlace::new(settings.callers),
             stop_housekeeping: stop_tx,
             closed: AtomicBool::new(false),
             write_failure: Mutex::new(None),
@@ -201,7 +207,7 @@ impl Relay {
         relay.spawn("verify", |core| verify::run(core, verify_rx))?;
         relay.spawn("writer", |core| writer::run(core, writer_rx))?;
         relay.spawn("live", |core| live::run(core, live_rx))?;
-        for i in 0..reader_threads() {
+        for i in 0..threads() {
             let queue = reader_rx.clone();
             relay.spawn(&format!("reader-{i}"), |core| reader::run(core, queue))?;
         }
@@ -299,18 +305,9 @@ impl Relay {
 
     /// Counts the stored events that match any of the filters, each once; `limit` is ignored (N45-04). Blocks.
     pub fn count(&self, filters: Vec<Filter>) -> Result<u64, RelayError> {
-        let mut scan = Scan::new(limits::without_limit(filters), Order::NewestFirst);
-        let mut count = 0;
-        loop {
-            let now = self.core.settings.clock.now();
-            let state = scan.run(&self.core.store, now, Budget::COMMAND, &mut |_| {
-                count += 1;
-                ControlFlow::Continue(())
-            })?;
-            if state == Progress::Done {
-                return Ok(count);
-            }
-        }
+        let mut count = Count::new(filters);
+        while count.run(&self.core.store, self.core.settings.clock.now(), Budget::COMMAND)? == Progress::More {}
+        Ok(count.found())
     }
 
     /// Connects a peer, whose answers go into `sink`; where the relay's addresses are configured, the first is the challenge for
@@ -339,7 +336,7 @@ impl Relay {
             return;
         }
         let _ = self.core.stop_housekeeping.try_send(());
-        for _ in 0..reader_threads() {
+        for _ in 0..threads() {
             let _ = self.core.readers.send(None);
         }
         // Each thread passes the word on when it has done all that came before it: verify, then writer, then live.
@@ -385,7 +382,7 @@ impl Core {
 }
 
 /// Threads that run scans: one for each core, and two at least, so that a long question on one core leaves room for short ones.
-fn reader_threads() -> usize {
+fn threads() -> usize {
     std::thread::available_parallelism().map_or(2, |n| n.get().max(2))
 }
 

@@ -4,9 +4,9 @@ use std::sync::Arc;
 
 use super::memory::{Account, Lease, Shortage};
 use super::subscription::Subscription;
-use crate::nostr::SubscriptionId;
 use crate::nostr::hll::Sketch;
-use crate::store::{Scan, Seq};
+use crate::nostr::{Filter, SubscriptionId};
+use crate::store::{Count, Scan, Seq};
 
 /// A question on its way to its answer.
 pub(super) struct Question {
@@ -23,8 +23,10 @@ pub(super) enum Kind {
     Stored { subscription: Arc<Subscription>, scan: Scan },
     /// What the log holds for a subscription that fell behind, from a number on.
     Log { subscription: Arc<Subscription>, from: Seq },
-    /// How many there are; the number counted so far, and who their authors are, where that is told.
-    Count { id: SubscriptionId, scan: Scan, count: u64, sketch: Option<Box<Sketch>> },
+    /// How many there are.
+    Count { id: SubscriptionId, count: Count },
+    /// How many there are and a sketch of who their authors are: the number counted so far, and what is known of them.
+    Sketch { id: SubscriptionId, scan: Scan, count: u64, sketch: Box<Sketch> },
 }
 
 impl Question {
@@ -39,8 +41,13 @@ impl Question {
     }
 
     /// A COUNT; `memory` is what its filters take.
-    pub fn count(id: SubscriptionId, scan: Scan, sketch: Option<Box<Sketch>>, memory: Lease) -> Question {
-        Question { kind: Kind::Count { id, scan, count: 0, sketch }, _memory: Some(memory), scan_memory: None }
+    pub fn count(id: SubscriptionId, count: Count, memory: Lease) -> Question {
+        Question { kind: Kind::Count { id, count }, _memory: Some(memory), scan_memory: None }
+    }
+
+    /// A COUNT that is answered with a sketch.
+    pub fn sketch(id: SubscriptionId, scan: Scan, sketch: Box<Sketch>, memory: Lease) -> Question {
+        Question { kind: Kind::Sketch { id, scan, count: 0, sketch }, _memory: Some(memory), scan_memory: None }
     }
 
     pub fn is_for(&self, subscription: &Arc<Subscription>) -> bool {
@@ -48,24 +55,50 @@ impl Question {
             Kind::Stored { subscription: own, .. } | Kind::Log { subscription: own, .. } => {
                 Arc::ptr_eq(own, subscription)
             }
-            Kind::Count { .. } => false,
+            Kind::Count { .. } | Kind::Sketch { .. } => false,
         }
     }
 
     pub fn is_open(&self) -> bool {
         match &self.kind {
             Kind::Stored { subscription, .. } | Kind::Log { subscription, .. } => subscription.is_open(),
-            Kind::Count { .. } => true,
+            Kind::Count { .. } | Kind::Sketch { .. } => true,
         }
     }
 
     /// Counts what its scan holds until the next slice; returns how many bytes that is.
     pub fn hold(&mut self, account: &Arc<Account>) -> Result<usize, Shortage> {
         let bytes = match &self.kind {
-            Kind::Stored { scan, .. } | Kind::Count { scan, .. } => scan.memory(),
+            Kind::Stored { scan, .. } | Kind::Sketch { scan, .. } => scan.memory(),
+            Kind::Count { count, .. } => count.memory(),
             Kind::Log { .. } => 0,
         };
         self.scan_memory.get_or_insert_with(|| account.empty()).resize(bytes)?;
         Ok(bytes)
     }
+}
+
+/// Whether an answer to these filters takes but a few seeks and gives but a few events, as far as the filters tell.
+pub(super) fn is_small(filters: &[Filter]) -> bool {
+    /// Ranges of an index, or ids.
+    const PLACES: usize = 24;
+    const EVENTS: u64 = 100;
+    /// Kinds that a question without any is taken to meet.
+    const SOME_KINDS: usize = 4;
+    let places = |filter: &Filter| {
+        let kinds = filter.kinds.as_ref().map_or(SOME_KINDS, Vec::len);
+        let values =
+            filter.authors.as_ref().map_or(0, Vec::len) + filter.tags.first().map_or(0, |(_, values)| values.len());
+        match &filter.ids {
+            Some(ids) => ids.len(),
+            None if values == 0 => filter.kinds.as_ref().map_or(1, Vec::len),
+            None => values.saturating_mul(kinds),
+        }
+    };
+    // What names neither ids nor kinds of an author or a tag can find as much as there is, so it must say that it wants little.
+    let is_narrow = |filter: &Filter| {
+        filter.ids.is_some() || filter.kinds.is_some() && (filter.authors.is_some() || !filter.tags.is_empty())
+    };
+    filters.iter().map(places).fold(0, usize::saturating_add) <= PLACES
+        && filters.iter().all(|filter| filter.limit.is_some_and(|limit| limit <= EVENTS) || is_narrow(filter))
 }

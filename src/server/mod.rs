@@ -46,7 +46,6 @@ mod visitor;
 
 use std::convert::Infallible;
 use std::io;
-use std::num::NonZero;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -114,9 +113,9 @@ pub enum ServerError {
 /// the relays that run over the same data, serves, and shuts down within five seconds of the signal. A later signal,
 /// [`SAME_WISH`] after the first or more, ends it at once. SIGUSR1 has it hand its clients over and then end.
 pub fn run(config: Config, on_ready: impl FnOnce(&[Address], &[Neighbour])) -> Result<(), ServerError> {
-    let cores = std::thread::available_parallelism().map_or(1, NonZero::get);
+    let settings = Settings::from_config(&config);
     let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(cores)
+        .worker_threads(settings.callers)
         // Only a shutdown needs a thread that may block.
         .max_blocking_threads(2)
         .thread_name("ratite-net")
@@ -132,7 +131,7 @@ pub fn run(config: Config, on_ready: impl FnOnce(&[Address], &[Neighbour])) -> R
         let listeners = bind::bind(&config, bind::passed_by_systemd()?, &shared)?;
         bind::raise_file_limit(config.listen.max_connections, OVERFLOW);
         let store = Store::open(&config.storage.path, config.storage.map_size)?;
-        let relay = Relay::start(store, Settings::from_config(&config))?;
+        let relay = Relay::start(store, settings)?;
         let mut server = Server::serve(relay, &config, listeners)?;
         let mut place = Place::take(&config.storage.path, server.addresses())
             .inspect_err(|error| tracing::warn!("no other relay can take over from this one: no lock file: {error}"))

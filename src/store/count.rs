@@ -94,6 +94,15 @@ impl Count {
         self.walked
     }
 
+    /// Bytes it holds between two slices, its filters aside.
+    pub fn memory(&self) -> usize {
+        match &self.way {
+            Way::Unknown => 0,
+            Way::Scan(scan) => scan.memory(),
+            Way::Ranges(ranges) => ranges.left.capacity() * size_of::<Range>(),
+        }
+    }
+
     /// Counts on until the budget is spent or everything is counted. Events that expire by `now` do not count (N40-03).
     pub fn run(&mut self, store: &Store, now: u64, budget: Budget) -> Result<Progress, StoreError> {
         if matches!(self.way, Way::Unknown) {

@@ -35,13 +35,15 @@ pub(super) struct InfoArgs {
 
 pub(super) fn run(args: &InfoArgs, globals: &Globals) -> Outcome {
     let (store, _) = globals.open_existing()?;
-    let info = store.info()?;
     let report = if args.verify { Some(store.verify()?) } else { None };
+    // What can be asked of a file with damaged pages is uncertain, so nothing is.
+    let sound = report.as_ref().is_none_or(|report| report.pages_are_sound);
+    let info = if sound { Some(store.info()?) } else { None };
     if args.json {
         let path = store.path().display().to_string();
-        print_json(&Json { path, info: &info, verify: report.as_ref() })?;
+        print_json(&Json { path, info: info.as_ref(), verify: report.as_ref() })?;
     } else {
-        print(&show(store.path(), &info, report.as_ref()))?;
+        print(&show(store.path(), info.as_ref(), report.as_ref()))?;
     }
     match report {
         Some(report) if !report.faults.is_empty() => {
@@ -57,15 +59,24 @@ pub(super) fn run(args: &InfoArgs, globals: &Globals) -> Outcome {
 struct Json<'a> {
     path: String,
     #[serde(flatten)]
-    info: &'a StoreInfo,
+    info: Option<&'a StoreInfo>,
     #[serde(skip_serializing_if = "Option::is_none")]
     verify: Option<&'a VerifyReport>,
 }
 
-fn show(path: &Path, info: &StoreInfo, report: Option<&VerifyReport>) -> String {
-    let mut out = String::new();
+fn show(path: &Path, info: Option<&StoreInfo>, report: Option<&VerifyReport>) -> String {
+    let mut out = format!("{:<16}{}\n", "data", path.display());
+    if let Some(info) = info {
+        show_info(info, &mut out);
+    }
+    if let Some(report) = report {
+        show_report(report, &mut out);
+    }
+    out
+}
+
+fn show_info(info: &StoreInfo, out: &mut String) {
     let mut row = |name: &str, value: String| out.push_str(&format!("{name:<16}{value}\n"));
-    row("data", path.display().to_string());
     row("schema version", info.schema_version.to_string());
     row("events", text::number(info.events));
     if let (Some(oldest), Some(newest)) = (info.oldest, info.newest) {
@@ -79,28 +90,26 @@ fn show(path: &Path, info: &StoreInfo, report: Option<&VerifyReport>) -> String 
     if let Some(bytes) = info.file_bytes.saturating_sub(info.free_bytes).checked_div(info.events) {
         row("per event", text::size(bytes));
     }
-    out.push_str(&format!("\n{:<16}{:>14}{:>14}\n", "table", "entries", "size"));
-    for table in &info.tables {
-        out.push_str(&format!(
-            "{:<16}{:>14}{:>14}\n",
-            table.name,
-            text::number(table.entries),
-            text::size(table.bytes)
-        ));
+    out.push('\n');
+    let mut table =
+        |name: &str, entries: &str, size: &str| out.push_str(&format!("{name:<16}{entries:>14}{size:>14}\n"));
+    table("table", "entries", "size");
+    for known in &info.tables {
+        table(known.name, &text::number(known.entries), &text::size(known.bytes));
     }
-    if let Some(report) = report {
+}
+
+fn show_report(report: &VerifyReport, out: &mut String) {
+    if report.pages_are_sound {
         let entries = text::number(report.entries);
         out.push_str(&format!("\n{} and {entries} index entries checked", things(report.events, "event")));
-        if report.faults.is_empty() {
-            out.push_str(": everything is in order\n");
-        } else {
-            out.push_str(":\n");
-            for fault in &report.faults {
-                out.push_str(&format!("  {fault}\n"));
-            }
-        }
+        out.push_str(if report.faults.is_empty() { ": everything is in order\n" } else { ":\n" });
+    } else {
+        out.push_str("\npages of the file are damaged, so no more could be checked:\n");
     }
-    out
+    for fault in &report.faults {
+        out.push_str(&format!("  {fault}\n"));
+    }
 }
 
 #[cfg(test)]
@@ -120,8 +129,8 @@ mod tests {
             newest: Some(1_700_000_000),
             tables: vec![TableInfo { name: "events", entries: 12_000, bytes: 8 << 20 }],
         };
-        let mut report = VerifyReport { events: 12_000, entries: 50_000, faults: Vec::new() };
-        let text = show(Path::new("./data"), &info, Some(&report));
+        let mut report = VerifyReport { pages_are_sound: true, events: 12_000, entries: 50_000, faults: Vec::new() };
+        let text = show(Path::new("./data"), Some(&info), Some(&report));
         for line in [
             "data            ./data",
             "schema version  1",
@@ -136,6 +145,9 @@ mod tests {
             assert!(text.lines().any(|found| found == line), "{line} is not in\n{text}");
         }
         report.faults.push("an entry without its event".to_owned());
-        assert!(show(Path::new("."), &info, Some(&report)).ends_with("checked:\n  an entry without its event\n"));
+        assert!(show(Path::new("."), Some(&info), Some(&report)).ends_with("checked:\n  an entry without its event\n"));
+        report.pages_are_sound = false;
+        let text = show(Path::new("."), None, Some(&report));
+        assert!(text.starts_with("data            .\n\npages of the file are damaged"), "{text}");
     }
 }

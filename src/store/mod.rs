@@ -6,6 +6,7 @@
 
 mod apply;
 mod count;
+mod file;
 mod freelist;
 mod keys;
 mod maintain;
@@ -17,6 +18,7 @@ mod record;
 mod reserve;
 mod scan;
 mod schema;
+mod sound;
 mod tombstone;
 
 use std::collections::BTreeSet;

@@ -10,6 +10,7 @@ use heed::{Env, EnvOpenOptions, MdbError, WithoutTls};
 use rustix::fs::{FallocateFlags, fallocate};
 use rustix::process::{Resource, getrlimit};
 
+use super::sound::{self, Depth};
 use super::{StoreError, freelist, is_disk_full, schema};
 
 /// The name that LMDB gives its file.
@@ -62,8 +63,15 @@ pub fn open(path: &Path, map_size: u64) -> Result<Env<WithoutTls>, StoreError> {
         let there = env.real_disk_size()?;
         return Err(unusable(path, format!("{FILE} is cut off, it has {there} bytes and should have {needed}")));
     }
-    drop(txn);
-    Ok(env)
+    let mut fault = None;
+    sound::check(&file, page_size, txn.id() as u64, Depth::Tables, &mut |found| fault = Some(found));
+    match fault {
+        Some(fault) => Err(unusable(path, format!("{fault} ({FILE})"))),
+        None => {
+            drop(txn);
+            Ok(env)
+        }
+    }
 }
 
 /// LMDB maps its lock file without having blocks for it; on a full disk, touching that would end the process. So it gets its blocks

@@ -123,7 +123,7 @@ fn a_lost_page_costs_what_stood_on_it() {
     const PAGE: usize = 4096;
     let place = stored(120);
     let whole = fs::read(place.path(FILE)).unwrap();
-    let (mut unharmed, mut saved, mut beyond_help) = (0, 0, 0);
+    let (mut unharmed, mut saved, mut beyond_help, mut told) = (0, 0, 0, 0);
     for page in 0..whole.len() / PAGE {
         let mut bytes = whole.clone();
         bytes[page * PAGE..][..PAGE].fill(0);
@@ -142,10 +142,14 @@ fn a_lost_page_costs_what_stood_on_it() {
                 assert!(ended.err.starts_with("error: "), "{}", ended.err);
             }
         }
+        // Whoever looks closer is told of every page that is used.
+        let ended = place.run(&["info", "--verify"]);
+        assert!(ended.code == 1 || count == 120, "page {page}: {}{}", ended.out, ended.err);
+        told += u32::from(ended.out.contains(&format!("page {page} of ")));
         // Indices that lead nowhere end in words as well.
         let ended = place.run(&["export"]);
         assert!([0, 1, 2].contains(&ended.code), "page {page}: {}", ended.err);
     }
     // Records take some pages; the roots are few.
-    assert!(unharmed > 0 && saved > 3 && beyond_help < 6, "{unharmed} {saved} {beyond_help}");
+    assert!(unharmed > 0 && saved > 3 && beyond_help < 6 && told > 10, "{unharmed} {saved} {beyond_help} {told}");
 }

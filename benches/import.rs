@@ -37,8 +37,9 @@ struct Args {
     bench: bool,
 }
 
-/// `ratite import` takes this much of the file into one transaction.
-const BATCH_BYTES: usize = 16 << 20;
+/// What `ratite import` brings into one transaction, in bytes of the file: the first into an empty database, and any further.
+const FIRST_BATCH_BYTES: usize = 256 << 20;
+const BATCH_BYTES: usize = 72 << 20;
 
 fn main() -> Result<()> {
     if !kit::wanted() {
@@ -147,7 +148,8 @@ fn bare_puts(lines: &Lines) -> Result<ceilings::Puts> {
     }
     let mean = lines.bytes() / lines.len().max(1);
     let folder = process::scratch("puts")?;
-    let puts = ceilings::puts(&folder, records.iter().map(Vec::as_slice), BATCH_BYTES / mean.max(1))?;
+    let batch = if lines.bytes() <= FIRST_BATCH_BYTES { FIRST_BATCH_BYTES } else { BATCH_BYTES };
+    let puts = ceilings::puts(&folder, records.iter().map(Vec::as_slice), batch / mean.max(1))?;
     fs::remove_dir_all(folder)?;
     Ok(puts)
 }

@@ -415,8 +415,8 @@ fn compute_id(pubkey: &PublicKey, created_at: u64, kind: Kind, tags: &Tags, cont
     id
 }
 
-/// Points kept by each thread that verifies: 100 KiB, for the thousand authors it met last.
-const KNOWN_POINTS: usize = 1024;
+/// Points kept by each thread that verifies: 400 KiB, for the thousands of authors it met last.
+const KNOWN_POINTS: usize = 4096;
 
 /// The point of the curve that a public key stands for; `None` when there is none. Finding it takes a square root, a seventh of
 /// a verification, and most events are by few authors: points are kept in a table that a key's first bytes

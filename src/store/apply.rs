@@ -51,6 +51,9 @@ pub struct Batch<'s> {
     pending_from: Seq,
     /// The table `ids` has entries: what is not pending may be there.
     ids_written: bool,
+    /// There are tombstones, there are such of authors who vanished: where there are none, none is looked up.
+    remembers: bool,
+    remembers_vanished: bool,
     /// Something was removed.
     removed: bool,
     removed_again: HashSet<Seq>,
@@ -61,6 +64,9 @@ impl<'s> Batch<'s> {
         let txn = store.env().write_txn()?;
         let next_seq = next_seq(store.tables(), &txn)?;
         let ids_written = !store.tables().ids.is_empty(&txn)?;
+        let tombstones = &store.tables().tombstones;
+        let remembers = !tombstones.is_empty(&txn)?;
+        let remembers_vanished = tombstones.prefix_iter(&txn, tombstone::VANISHED)?.next().is_some();
         Ok(Batch {
             store,
             txn,
@@ -70,6 +76,8 @@ impl<'s> Batch<'s> {
             pending: Pending::default(),
             pending_from: next_seq,
             ids_written,
+            remembers,
+            remembers_vanished,
             removed: false,
             removed_again: HashSet::new(),
         })
@@ -265,18 +273,16 @@ impl<'s> Batch<'s> {
         let event = event.record();
         let (id, kind, created_at) = (event.id(), event.kind(), event.created_at());
         // Requests to vanish are never undone, nor barred by themselves (N62-08, N09-10).
-        if kind == Kind::VANISH || tombstones.is_empty(&self.txn)? {
+        if kind == Kind::VANISH || !self.remembers {
             return Ok(None);
         }
         let until = |key: &[u8]| -> Result<Option<u64>, StoreError> {
             Ok(tombstones.get(&self.txn, key)?.map(tombstone::until))
         };
-        let mut parties = vec![event.pubkey()];
-        if kind == Kind::GIFT_WRAP {
-            parties.extend(recipients(&event));
-        }
-        for party in &parties {
-            if until(&tombstone::vanish_key(party))?.is_some_and(|until| created_at <= until) {
+        let recipients = if kind == Kind::GIFT_WRAP { recipients(&event) } else { Vec::new() };
+        for party in std::iter::once(&event.pubkey()).chain(&recipients) {
+            if self.remembers_vanished && until(&tombstone::vanish_key(party))?.is_some_and(|until| created_at <= until)
+            {
                 return Ok(Some(Applied::Vanished));
             }
             // A deletion of a deletion has no effect (N09-09), also when it came first.
@@ -333,6 +339,7 @@ impl<'s> Batch<'s> {
         }
         let value = tombstone::value(request.created_at, &request.id);
         let tombstones = self.store.tables().tombstones;
+        self.remembers = true;
         Ok(tombstones.put(&mut self.txn, &tombstone::event_key(id, deleter), &value)?)
     }
 
@@ -378,6 +385,8 @@ impl<'s> Batch<'s> {
         if tombstones.get(&self.txn, key)?.is_some_and(|old| tombstone::until(old) >= until) {
             return Ok(());
         }
+        self.remembers = true;
+        self.remembers_vanished |= key.starts_with(tombstone::VANISHED);
         Ok(tombstones.put(&mut self.txn, key, &tombstone::value(until, by))?)
     }
 

@@ -14,8 +14,14 @@ use crate::nostr::{EventId, Kind, PublicKey};
 
 use super::keys::KeyHasher;
 
-pub fn event_key(id: &EventId, deleter: &PublicKey) -> Vec<u8> {
-    [b"e".as_slice(), &id.0, &deleter.0].concat()
+/// What the keys of those who vanished begin with.
+pub const VANISHED: &[u8] = b"v";
+
+pub fn event_key(id: &EventId, deleter: &PublicKey) -> [u8; 65] {
+    let mut key = [b'e'; 65];
+    key[1..33].copy_from_slice(&id.0);
+    key[33..].copy_from_slice(&deleter.0);
+    key
 }
 
 pub fn address_key(hasher: &KeyHasher, kind: Kind, author: &PublicKey, identifier: &str) -> Vec<u8> {
@@ -24,7 +30,7 @@ pub fn address_key(hasher: &KeyHasher, kind: Kind, author: &PublicKey, identifie
 }
 
 pub fn vanish_key(pubkey: &PublicKey) -> Vec<u8> {
-    [b"v".as_slice(), &pubkey.0].concat()
+    [VANISHED, &pubkey.0].concat()
 }
 
 pub fn value(until: u64, by: &EventId) -> [u8; 40] {

@@ -105,8 +105,14 @@ fn events(drafts: &[Draft]) -> Vec<Event> {
     made.into_iter().map(|(_, event)| event).collect()
 }
 
+/// Numbers and records.
+type Log = Vec<(u64, Vec<u8>)>;
+
+/// Tables and how many entries they have.
+type Entries = Vec<(&'static str, u64)>;
+
 /// All there is to know of a database: its log, the number of entries of each table, and that its tables agree.
-fn contents(store: &Store) -> (Vec<(u64, Vec<u8>)>, Vec<(&'static str, u64)>) {
+fn contents(store: &Store) -> (Log, Entries) {
     let report = store.verify().expect("verify");
     assert!(report.faults.is_empty(), "{:#?}", report.faults);
     let mut log = Vec::new();

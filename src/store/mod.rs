@@ -131,12 +131,10 @@ impl Store {
     pub fn open(path: &Path, map_size: u64) -> Result<Store, StoreError> {
         open::look(path)?;
         std::fs::create_dir_all(path).map_err(|source| StoreError::Open { path: path.into(), source })?;
-        let env = open::open(path, map_size)?;
-        let tables = match schema::open(&env)? {
-            Some(tables) => tables,
-            None => schema::create(&env)?,
-        };
-        Store::with_tables(env, tables, path)
+        Store::with_tables(path, map_size, |env| match schema::open(env)? {
+            Some(tables) => Ok(tables),
+            None => schema::create(env),
+        })
     }
 
     /// Opens a database that exists already, or says that there is none.
@@ -144,12 +142,26 @@ impl Store {
         if !open::look(path)? {
             return Err(StoreError::Missing(path.into()));
         }
-        let env = open::open(path, map_size)?;
-        let tables = schema::open(&env)?.ok_or_else(|| StoreError::Missing(path.into()))?;
-        Store::with_tables(env, tables, path)
+        Store::with_tables(path, map_size, |env| schema::open(env)?.ok_or_else(|| StoreError::Missing(path.into())))
     }
 
-    fn with_tables(env: Env<WithoutTls>, tables: Tables, path: &Path) -> Result<Store, StoreError> {
+    fn with_tables(
+        path: &Path,
+        map_size: u64,
+        tables: impl FnOnce(&Env<WithoutTls>) -> Result<Tables, StoreError>,
+    ) -> Result<Store, StoreError> {
+        let opened = open::open(path, map_size).and_then(|env| {
+            let tables = tables(&env)?;
+            Store::begin(env, tables, path)
+        });
+        opened.map_err(|error| match error {
+            // What cannot even be opened cannot be read in part.
+            StoreError::Damaged(fault) => StoreError::Unusable { path: path.into(), fault },
+            other => other,
+        })
+    }
+
+    fn begin(env: Env<WithoutTls>, tables: Tables, path: &Path) -> Result<Store, StoreError> {
         let rtxn = env.read_txn()?;
         let known = read_meta::<Meta>(&tables, &rtxn, META)?;
         drop(rtxn);

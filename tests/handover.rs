@@ -198,6 +198,45 @@ fn nobody_loses_an_event_and_nobody_gets_one_twice() {
 }
 
 #[test]
+fn ephemeral_events_reach_the_clients_of_both() {
+    let data = tempfile::tempdir().unwrap();
+    let (first, address) = first_relay(data.path(), &[]);
+    // One who listens and one who speaks, at each relay.
+    let mut ear_here = Socket::open(address);
+    let mut mouth_here = Socket::open(address);
+    let _second = another_relay(data.path(), address, &[]).unwrap();
+    drain(data.path(), &[]);
+    let mut ear_there = Socket::open(address);
+    let mut mouth_there = Socket::open(address);
+    let speak = |mouth: &mut Socket, content: &str| {
+        let event = event(1, 20_001, content);
+        mouth.publish(&event);
+        mouth.hears("OK", &event.id.to_string())[2] == true
+    };
+    assert!(speak(&mut mouth_here, "somebody may hear it at the other relay"));
+    for ear in [&mut ear_here, &mut ear_there] {
+        ear.say("[\"REQ\",\"e\",{\"kinds\":[20001]}]");
+        ear.hears("EOSE", "e");
+    }
+    let said: Vec<String> = (0..100).map(|i| i.to_string()).collect();
+    for (i, content) in said.iter().enumerate() {
+        assert!(speak(if i % 2 == 0 { &mut mouth_here } else { &mut mouth_there }, content));
+    }
+    for ear in [&mut ear_here, &mut ear_there] {
+        // In whichever order the two relays come: each exactly once.
+        let mut heard: Vec<u32> =
+            (0..said.len()).map(|_| ear.hears("EVENT", "e")[2]["content"].as_str().unwrap().parse().unwrap()).collect();
+        heard.sort();
+        assert_eq!(heard, (0..100).collect::<Vec<u32>>());
+        ear.still_works();
+    }
+    // When one of them is gone the other does without.
+    first.signal("TERM");
+    drop(ear_there);
+    eventually("nobody listens anywhere", || !speak(&mut mouth_there, "unheard"));
+}
+
+#[test]
 fn connections_that_nobody_has_accepted_yet_are_not_lost() {
     let data = tempfile::tempdir().unwrap();
     let (mut first, address) = first_relay(data.path(), &[]);

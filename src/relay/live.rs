@@ -34,6 +34,8 @@ pub(super) enum Message {
         event: LiveEvent,
         reply: Reply,
     },
+    /// An ephemeral event of another relay over the same data.
+    PassedOn(LiveEvent),
     /// Something was committed, perhaps by another process.
     Look,
     Stop,
@@ -219,8 +221,14 @@ pub(super) fn run(core: &Arc<Core>, queue: Receiver<Message>) {
                 }
             }
             Message::Ephemeral { event, reply } => {
-                let heard = live.deliver(&Arc::new(event), Origin::Here) > 0;
+                let event = Arc::new(event);
+                let heard = live.deliver(&event, Origin::Here) > 0;
+                let elsewhere = core.pass_on.get().is_some_and(|pass_on| pass_on(event.record_bytes()));
+                let heard = heard || elsewhere;
                 reply.send(if heard { Outcome::Delivered } else { Outcome::Unheard });
+            }
+            Message::PassedOn(event) => {
+                live.deliver(&Arc::new(event), Origin::Here);
             }
             Message::Look => match core.store.next_seq() {
                 Ok(next) => live.catch_up(core, next),

@@ -51,6 +51,11 @@ impl LiveEvent {
         Record::new(&self.record)
     }
 
+    /// The record itself.
+    pub fn record_bytes(&self) -> &[u8] {
+        &self.record
+    }
+
     /// The event's JSON text, shared by everyone who gets it.
     pub fn text(&self) -> Option<&LiveText> {
         let make = || {

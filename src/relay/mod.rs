@@ -29,7 +29,7 @@ mod writer;
 
 use std::ops::ControlFlow;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::thread::JoinHandle;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -42,13 +42,14 @@ pub use live_event::LiveText;
 pub use outcome::Outcome;
 pub use subscription::Sink;
 
+use live_event::LiveEvent;
 use outcome::Reply;
 use policy::{OwnAddresses, Viewer};
 use queue::{Published, ToVerify, ToWriter};
 
 use crate::config::{Config, Limits, Policy};
-use crate::nostr::{Event, EventFields, EventId, Filter};
-use crate::store::{Budget, Count, Order, Progress, Scan, Store, StoreError};
+use crate::nostr::{Event, EventFields, EventId, Filter, KindClass};
+use crate::store::{Budget, Count, Order, Progress, Record, Scan, Store, StoreError};
 
 /// What can go wrong when the core starts or works for an operator.
 #[derive(Debug, thiserror::Error)]
@@ -175,7 +176,12 @@ struct Core {
     write_failure: Mutex<Option<String>>,
     clients: AtomicUsize,
     threads: Mutex<Vec<JoinHandle<()>>>,
+    /// Passes ephemeral events on to other relays over this data.
+    pass_on: OnceLock<PassOn>,
 }
+
+/// Gets the record of an ephemeral event; whether anybody may hear of it elsewhere. Must not block.
+type PassOn = Box<dyn Fn(&[u8]) -> bool + Send + Sync>;
 
 impl Relay {
     /// Starts the core's threads over an open database.
@@ -201,6 +207,7 @@ impl Relay {
             write_failure: Mutex::new(None),
             clients: AtomicUsize::new(0),
             threads: Mutex::new(Vec::new()),
+            pass_on: OnceLock::new(),
             settings,
         });
         let relay = Relay { core };
@@ -248,6 +255,21 @@ impl Relay {
         let bytes = bytes.clamp(1, self.core.room_total) as u32;
         let permit = self.core.room.clone().acquire_many_owned(bytes).await;
         Admission { _permit: permit.ok() }
+    }
+
+    /// Has ephemeral events passed on to other relays over the same data, as records; stored ones reach them through the log.
+    /// `pass_on` tells whether anybody may hear of it elsewhere, and must not block. The first call counts.
+    pub fn pass_on_ephemeral(&self, pass_on: impl Fn(&[u8]) -> bool + Send + Sync + 'static) {
+        let _ = self.core.pass_on.set(Box::new(pass_on));
+    }
+
+    /// Delivers an ephemeral event, as a record, that another relay over the same data took in, checked and passed on. Anything else is
+    /// left alone.
+    pub fn deliver_ephemeral(&self, record: Box<[u8]>, admission: Admission) {
+        let is_ephemeral = Record::new(&record).is_some_and(|record| record.kind().class() == KindClass::Ephemeral);
+        if is_ephemeral {
+            self.core.live.send(live::Message::PassedOn(LiveEvent::new(None, record, Some(admission))));
+        }
     }
 
     /// Publishes an event. Limits, the id and the shape are checked here and now; then it is queued, verified, stored and

@@ -123,7 +123,7 @@ fn bind_tcp(address: SocketAddr, v6_only: bool, shared: bool) -> io::Result<TcpL
 
 /// Binds beside the path and moves the socket there, so that the path never leads to nothing and never with the wrong
 /// permissions.
-fn bind_unix(path: &Path, mode: u32, shared: bool) -> io::Result<Listener> {
+pub(super) fn bind_unix(path: &Path, mode: u32, shared: bool) -> io::Result<Listener> {
     match std::fs::symlink_metadata(path) {
         Ok(file) if !file.file_type().is_socket() => return Err(ErrorKind::AlreadyExists.into()),
         // A socket that nobody listens on was left behind and may be replaced.

@@ -6,6 +6,7 @@
 //! | `socket` | TCP and Unix sockets as one |
 //! | `listen` | accepts, counts connections, and leads each through its life |
 //! | `neighbours` | other relays over the same data, and handing over to them |
+//! | `links` | ephemeral events between them |
 //! | `visitor` | who connected, and whether it may come in |
 //! | `proxy` | the client's address behind a proxy |
 //! | `admission` | what one address and one author may do |
@@ -30,6 +31,7 @@ mod bind;
 mod deflate;
 mod frame;
 mod http;
+mod links;
 mod listen;
 mod names;
 mod neighbours;
@@ -46,6 +48,7 @@ mod visitor;
 
 use std::convert::Infallible;
 use std::io;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -132,10 +135,20 @@ pub fn run(config: Config, on_ready: impl FnOnce(&[Address], &[Neighbour])) -> R
         bind::raise_file_limit(config.listen.max_connections, OVERFLOW);
         let store = Store::open(&config.storage.path, config.storage.map_size)?;
         let relay = Relay::start(store, settings)?;
-        let mut server = Server::serve(relay, &config, listeners)?;
+        let mut server = Server::serve(relay.clone(), &config, listeners)?;
         let mut place = Place::take(&config.storage.path, server.addresses())
             .inspect_err(|error| tracing::warn!("no other relay can take over from this one: no lock file: {error}"))
             .ok();
+        if let Some(place) = &place {
+            // Looked for anew: only now are we to be found by those who start as we do.
+            let others = neighbours(&config.storage.path).unwrap_or_default();
+            let others: Vec<PathBuf> =
+                others.iter().map(Neighbour::socket).filter(|socket| *socket != place.socket).collect();
+            if let Err(error) = links::link_up(&relay, &place.socket, &others, config.limits.max_message_length).await {
+                tracing::warn!("ephemeral events will not reach other relays over this data: {error}");
+            }
+        }
+        drop(relay);
         on_ready(server.addresses(), &beside);
         let name = match signals.next().await {
             Wish::End(name) => name,

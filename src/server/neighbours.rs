@@ -50,11 +50,18 @@ struct Record {
 /// This relay's own lock file.
 pub(super) struct Place {
     file: File,
+    /// Where other relays over this data reach this one.
+    pub socket: PathBuf,
     record: Record,
 }
 
 fn path_of(data: &Path, number: usize) -> PathBuf {
     data.join(format!("relay-{number}.lock"))
+}
+
+/// The socket beside a lock file.
+fn socket_of(file: &Path) -> PathBuf {
+    file.with_extension("sock")
 }
 
 impl Place {
@@ -71,9 +78,10 @@ impl Place {
             // Not truncated before it is ours: it may be somebody else's.
             let mut options = OpenOptions::new();
             options.read(true).write(true).create(true).truncate(false).mode(0o600);
-            let file = options.open(path_of(data, number))?;
+            let path = path_of(data, number);
+            let file = options.open(&path)?;
             if is_free(&file, FlockOperation::NonBlockingLockExclusive)? {
-                let mut place = Place { file, record };
+                let mut place = Place { file, socket: socket_of(&path), record };
                 place.write()?;
                 return Ok(place);
             }
@@ -149,6 +157,11 @@ fn read(path: &Path) -> io::Result<Option<Neighbour>> {
 }
 
 impl Neighbour {
+    /// Where it is reached.
+    pub(super) fn socket(&self) -> PathBuf {
+        socket_of(&self.file)
+    }
+
     /// Asks it to hand over (`SIGUSR1`) and waits until it has stopped accepting. False when it ended instead.
     pub fn ask_to_hand_over(&self) -> io::Result<bool> {
         let pid = i32::try_from(self.pid).ok().and_then(Pid::from_raw).ok_or(io::ErrorKind::InvalidData)?;

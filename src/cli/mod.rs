@@ -2,7 +2,7 @@
 //!
 //! | file | what |
 //! |---|---|
-//! | `relay` `import` `export` `scan` `delete` `info` `config` `drain` | the subcommands |
+//! | `relay` `import` `export` `scan` `delete` `info` `verify` `backup` `config` `drain` | the subcommands |
 //! | `globals` | the flags of every command, and the configuration they lead to |
 //! | `failure` | how a command fails: exit codes, and what the user is told |
 //! | `filters` `time` | filters and times as arguments |
@@ -10,6 +10,7 @@
 //! | `walk` | stored events in slices |
 //! | `progress` `text` `log` `signals` | what is shown on a terminal, and Ctrl-C |
 
+mod backup;
 mod config;
 mod delete;
 mod drain;
@@ -28,6 +29,7 @@ mod scan;
 mod signals;
 mod text;
 mod time;
+mod verify;
 mod walk;
 
 use std::process::ExitCode;
@@ -49,7 +51,8 @@ use globals::Globals;
 Examples:
   ratite                               run the relay
   ratite import events.jsonl           bring events in
-  ratite export -o backup.jsonl.zst    write all events to a file
+  ratite export -o events.jsonl.zst    write all events to a file
+  ratite backup /var/backups/          copy the whole database while the relay runs
   ratite config > ratite.toml          begin a configuration
 
 `ratite help COMMAND` tells more about each command."
@@ -71,6 +74,9 @@ enum Command {
     Scan(scan::ScanArgs),
     Delete(delete::DeleteArgs),
     Info(info::InfoArgs),
+    Verify(verify::VerifyArgs),
+    Backup(backup::BackupArgs),
+    Restore(backup::RestoreArgs),
     Config(config::ConfigArgs),
     Drain(drain::DrainArgs),
 }
@@ -112,6 +118,9 @@ fn run(cli: Cli) -> Outcome {
         Some(Command::Scan(args)) => scan::run(&args, &globals),
         Some(Command::Delete(args)) => delete::run(&args, &globals),
         Some(Command::Info(args)) => info::run(&args, &globals),
+        Some(Command::Verify(args)) => verify::run(&args, &globals),
+        Some(Command::Backup(args)) => backup::backup(&args, &globals),
+        Some(Command::Restore(args)) => backup::restore(&args, &globals),
         Some(Command::Config(args)) => config::run(&args, &globals),
         Some(Command::Drain(args)) => drain::run(&args, &globals),
     }

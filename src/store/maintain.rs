@@ -4,13 +4,14 @@ use std::hash::Hasher;
 use std::ops::ControlFlow;
 
 use heed::RoTxn;
+use rayon::prelude::*;
 use siphasher::sip128::{Hasher128, SipHasher13};
 
 use super::keys::{self, Index, Posting, Seq};
 use super::scan::{Budget, Order, Progress, Scan};
 use super::sound::Depth;
 use super::{Store, StoreError, as_record, find_id, freelist, get_record, next_seq, schema, sound, tombstone};
-use crate::nostr::{EventFields, Filter, Kind, KindClass};
+use crate::nostr::{Event, EventFields, Filter, Kind, KindClass};
 
 /// What is in the database, mostly from LMDB's own counters: no table is walked.
 #[derive(Debug, Clone, serde::Serialize)]
@@ -82,6 +83,17 @@ impl Digest {
         self.entries += 1;
         self.sum = self.sum.wrapping_add(hasher.finish128().as_u128());
     }
+}
+
+/// Signatures that are checked at once: enough work for every core.
+const SIGNATURES: usize = 4096;
+
+fn check_signatures(events: &mut Vec<(Seq, Event)>, report: &mut VerifyReport) {
+    let wrong = |(seq, event): &(Seq, Event)| event.check_signature().is_err().then_some(*seq);
+    let mut wrong: Vec<Seq> = events.par_iter().with_min_len(16).filter_map(wrong).collect();
+    wrong.sort_unstable();
+    wrong.iter().for_each(|seq| report.fault(format!("event {seq} has a signature that is not its author's")));
+    events.clear();
 }
 
 /// Shares `bytes` of uncounted pages out over the tables of postings.
@@ -156,10 +168,23 @@ impl Store {
         })
     }
 
-    /// Looks through the pages of the file, and if they are sound walks every table against every other in one read transaction, for tests
-    /// and for doubt. An index entry without its
-    /// event, an event without one of its entries, a tombstone whose victim is there: each is a fault.
+    /// Walks every table against every other, see [`Store::verify_with`].
     pub fn verify(&self) -> Result<VerifyReport, StoreError> {
+        let whole = self.verify_with(false, &mut |_| ControlFlow::Continue(()))?;
+        // It was never told to stop.
+        Ok(whole.unwrap_or_default())
+    }
+
+    /// Looks through the pages of the file, and if they are sound walks every table against every other in one read
+    /// transaction. An index entry without its event, an event without one of its entries, a tombstone whose victim is
+    /// there: each is a fault. With `signatures` they are checked too, on all cores. `each` hears of the events checked so
+    /// far; `None` when it breaks off.
+    pub fn verify_with(
+        &self,
+        signatures: bool,
+        each: &mut dyn FnMut(u64) -> ControlFlow<()>,
+    ) -> Result<Option<VerifyReport>, StoreError> {
+        let mut unchecked: Vec<(Seq, Event)> = Vec::new();
         let txn = self.read()?;
         let tables = self.tables();
         let mut report = VerifyReport::default();
@@ -168,7 +193,7 @@ impl Store {
         sound::check(&file, page_size, txn.id() as u64, Depth::Everything, &mut |fault| report.fault(fault));
         report.pages_are_sound = report.faults.is_empty();
         if !report.pages_are_sound {
-            return Ok(report);
+            return Ok(Some(report));
         }
         let mut expected = [Digest::default(); 4];
         let (mut addressed, mut expiring) = (0u64, 0u64);
@@ -186,7 +211,14 @@ impl Store {
             match record.to_event() {
                 None => report.fault(format!("event {seq} cannot be read")),
                 Some(event) if event.check_id().is_err() => report.fault(format!("event {seq} does not match its id")),
+                Some(event) if signatures => unchecked.push((seq, event)),
                 Some(_) => {}
+            }
+            if unchecked.len() == SIGNATURES {
+                check_signatures(&mut unchecked, &mut report);
+            }
+            if report.events.is_multiple_of(1024) && each(report.events).is_break() {
+                return Ok(None);
             }
             match find_id(self, &txn, &record.id())? {
                 Some((found, _)) if found == seq => {}
@@ -204,6 +236,10 @@ impl Store {
                 }
             }
             self.verify_not_deleted(&txn, seq, &record, &mut report)?;
+        }
+        check_signatures(&mut unchecked, &mut report);
+        if each(report.events).is_break() {
+            return Ok(None);
         }
         if next_seq(tables, &txn)? < tables.events.last(&txn)?.and_then(|(k, _)| keys::read_seq(k)).map_or(0, |s| s + 1)
         {
@@ -224,7 +260,7 @@ impl Store {
             }
         }
         self.verify_addresses(&txn, &mut report)?;
-        Ok(report)
+        Ok(Some(report))
     }
 
     /// Compares an index with what the events call for: as many entries, with the same sum of hashes. Only when the sums differ

@@ -5,6 +5,7 @@
 //! in slices, each a short read transaction of its own. Several processes may use one database at once; LMDB's lock decides who writes.
 
 mod apply;
+pub mod copy;
 mod count;
 mod file;
 mod freelist;

@@ -14,7 +14,10 @@ use super::sound::{self, Depth};
 use super::{StoreError, freelist, is_disk_full, schema};
 
 /// The name that LMDB gives its file.
-const FILE: &str = "data.mdb";
+pub const FILE: &str = "data.mdb";
+
+/// The name of the file where LMDB keeps its readers.
+pub const LOCK_FILE: &str = "lock.mdb";
 
 /// Readers at the same time, over all processes that have the database open.
 const MAX_READERS: u32 = 512;
@@ -77,7 +80,7 @@ pub fn open(path: &Path, map_size: u64) -> Result<Env<WithoutTls>, StoreError> {
 /// LMDB maps its lock file without having blocks for it; on a full disk, touching that would end the process. So it gets its blocks
 /// before it is used. One that is there already is left alone: closing it would give up the locks of whoever in this process has it open.
 fn allocate_lock_file(path: &Path) -> Result<(), StoreError> {
-    let lock = path.join("lock.mdb");
+    let lock = path.join(LOCK_FILE);
     if fs::metadata(&lock).is_ok_and(|metadata| metadata.len() > 0) {
         return Ok(());
     }

@@ -1,0 +1,284 @@
+//! `ratite backup` and `ratite restore`: the whole database in one file, and back in its place.
+
+use std::fs::{self, File};
+use std::io::{self, Read as _, Write as _};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use clap::Args;
+
+use super::failure::{CLEAN, Failure, Outcome, things};
+use super::globals::Globals;
+use super::output::{print, print_json};
+use super::progress::Progress;
+use super::signals::Stop;
+use super::{text, time, verify};
+use crate::server::neighbours;
+use crate::store::{VerifyReport, copy, copy::Copy};
+
+/// Write the whole database into one file
+#[derive(Args, Debug)]
+#[command(
+    long_about = "Write the whole database into one file: consistent, without free pages, checked after writing. The relay may be \
+        running and taking in events; the backup holds what was stored when it began.\n\n\
+        For a folder, the file is named after the time. The file appears under its name only when it is complete and in order. It holds \
+        private messages too, so only its owner may read it. `ratite restore` brings it back.",
+    after_help = "\
+Examples:
+  ratite backup /var/backups/ratite/
+  ratite backup events.mdb --force     write over an older backup
+
+Exit codes: 0 the backup is there and in order, 1 it is not."
+)]
+pub(super) struct BackupArgs {
+    /// The file to write, or the folder to write it into
+    #[arg(value_name = "FILE|DIR")]
+    target: PathBuf,
+    /// Replace the file if it is there
+    #[arg(long)]
+    force: bool,
+    /// Print the result as JSON
+    #[arg(long)]
+    json: bool,
+}
+
+/// Bring a backup back
+#[derive(Args, Debug)]
+#[command(
+    long_about = "Bring a backup back: copy it into the data folder and check it there, before anything else is touched. No relay and no \
+        other command may use the folder meanwhile.\n\n\
+        A database that is there already stays unless --replace is given, and then it is kept under another name beside the new one.",
+    after_help = "\
+Examples:
+  ratite restore /var/backups/ratite/ratite-2026-01-31T03-00-00Z.mdb
+  ratite --data ./elsewhere restore events.mdb
+  ratite restore events.mdb --replace
+
+Exit codes: 0 the backup is in place and in order, 1 nothing was changed."
+)]
+pub(super) struct RestoreArgs {
+    /// A file that `ratite backup` wrote
+    #[arg(value_name = "FILE")]
+    file: PathBuf,
+    /// Replace the database that is there, and keep it as data.mdb.TIME
+    #[arg(long)]
+    replace: bool,
+    /// Print the result as JSON
+    #[arg(long)]
+    json: bool,
+}
+
+/// How often progress is looked at.
+const LOOK: Duration = Duration::from_millis(50);
+
+pub(super) fn backup(args: &BackupArgs, globals: &Globals) -> Outcome {
+    let started = Instant::now();
+    let (store, config) = globals.open_existing()?;
+    let target = target(&args.target);
+    if target.is_dir() {
+        return Err(Failure::new(format!("{} is a folder", target.display()), "Name another file."));
+    }
+    if target.exists() && !args.force {
+        return Err(Failure::new(
+            format!("{} exists already", target.display()),
+            "Name another file, or replace it with --force.",
+        ));
+    }
+    let bytes = store.used_bytes()?;
+    let folder = beside(&target, ".partial");
+    check_room(&folder, bytes)?;
+    let copy = Copy::begin(&folder).map_err(|error| unwritable(&target, error.into()))?;
+    let stop = Stop::on_signals();
+    let copy = write(store, copy, bytes, &stop)?;
+    let report = checked(&copy, config.storage.map_size, &stop, "the backup")?;
+    let bytes = fs::metadata(copy.file()).map_or(bytes, |metadata| metadata.len());
+    copy.put(&target).map_err(|error| unwritable(&target, Failure::io("it cannot be renamed", &error, "")))?;
+    tell("backup", &target, &report, bytes, started, args.json)
+}
+
+/// Has the copy written, which LMDB does in one go, on a thread of its own.
+fn write(store: crate::store::Store, copy: Copy, bytes: u64, stop: &Stop) -> Result<Copy, Failure> {
+    let copy = Arc::new(copy);
+    let file = copy.file();
+    let writer = std::thread::spawn({
+        let copy = copy.clone();
+        move || store.copy_into(&copy)
+    });
+    let mut progress = Progress::new("bytes written", Some(bytes));
+    while !writer.is_finished() {
+        let written = fs::metadata(&file).map_or(0, |metadata| metadata.len());
+        progress.at(written, written);
+        if stop.requested() {
+            // The thread goes with the process; what it wrote goes now.
+            let _ = fs::remove_dir_all(file.parent().unwrap_or(Path::new("")));
+            return Err(Failure::new("the backup was stopped", "Nothing of it is left; run it again."));
+        }
+        std::thread::sleep(LOOK);
+    }
+    drop(progress);
+    match writer.join() {
+        Ok(written) => written.map_err(|error| unwritable(&file, error.into()))?,
+        Err(panic) => std::panic::resume_unwind(panic),
+    }
+    Arc::into_inner(copy).ok_or_else(|| Failure::new("the backup is still being written", "Please report this."))
+}
+
+pub(super) fn restore(args: &RestoreArgs, globals: &Globals) -> Outcome {
+    let started = Instant::now();
+    let config = globals.load()?;
+    let data = &config.storage.path;
+    let source = if args.file.is_dir() { args.file.join("data.mdb") } else { args.file.clone() };
+    let unreadable = |error: &io::Error| {
+        Failure::io(format!("{} cannot be read", source.display()), error, "Name a file that `ratite backup` wrote.")
+    };
+    let mut input = File::open(&source).map_err(|error| unreadable(&error))?;
+    let bytes = input.metadata().map_err(|error| unreadable(&error))?.len();
+    ensure_unused(data)?;
+    let place = data.join("data.mdb");
+    if place.exists() && !args.replace {
+        return Err(Failure::new(
+            format!("there is a database in {} already", data.display()),
+            "Name another folder with --data, or replace it with --replace; it is kept under another name then.",
+        ));
+    }
+    fs::create_dir_all(data).map_err(|error| {
+        Failure::io(format!("{} cannot be created", data.display()), &error, "Name another folder with --data.")
+    })?;
+    let folder = data.join("restore.partial");
+    check_room(&folder, bytes)?;
+    let stop = Stop::on_signals();
+    let copy = Copy::begin(&folder)?;
+    fill(&copy, &mut input, bytes, &stop, &unreadable)?;
+    let report = checked(&copy, config.storage.map_size, &stop, &source.display().to_string())?;
+    // Somebody may have come in the meantime.
+    ensure_unused(data)?;
+    let kept = beside(&place, &format!(".{}", stamp()));
+    let had_one = place.exists();
+    copy::replace(data, copy, &kept)?;
+    if had_one && !args.json {
+        print(&format!("the database that was there is kept as {}\n", kept.display()))?;
+    }
+    tell("restored", data, &report, bytes, started, args.json)
+}
+
+fn fill(
+    copy: &Copy,
+    input: &mut File,
+    bytes: u64,
+    stop: &Stop,
+    unreadable: &dyn Fn(&io::Error) -> Failure,
+) -> Result<(), Failure> {
+    let mut output = copy.create()?;
+    let failed = |error: &io::Error| unwritable(&copy.file(), Failure::io("it cannot be written", error, ""));
+    let mut progress = Progress::new("bytes read", Some(bytes));
+    let (mut buffer, mut done) = (vec![0; 1 << 20], 0);
+    loop {
+        if stop.requested() {
+            return Err(Failure::new("the restore was stopped", "Nothing was changed; run it again."));
+        }
+        let count = input.read(&mut buffer).map_err(|error| unreadable(&error))?;
+        if count == 0 {
+            return output.sync_all().map_err(|error| failed(&error));
+        }
+        output.write_all(&buffer[..count]).map_err(|error| failed(&error))?;
+        done += count as u64;
+        progress.at(done, done);
+    }
+}
+
+/// Checks a copy where it lies.
+fn checked(copy: &Copy, map_size: u64, stop: &Stop, what: &str) -> Result<VerifyReport, Failure> {
+    let store = copy.open(map_size).map_err(|error| {
+        Failure::new(
+            format!("{what} is no database that can be used: {error}"),
+            "Name a file that `ratite backup` wrote.",
+        )
+    })?;
+    let report = verify::check(&store, false, stop)?;
+    match report.faults.first() {
+        None => Ok(report),
+        Some(first) => Err(Failure::new(
+            format!(
+                "{what} is not in order: {} found, the first: {first}",
+                things(report.faults.len() as u64, "fault")
+            ),
+            "`ratite verify` checks the database itself; an export saves what can be read.",
+        )),
+    }
+}
+
+/// An error when somebody uses the database in this folder.
+fn ensure_unused(data: &Path) -> Result<(), Failure> {
+    let relays = neighbours(data).map_err(|error| {
+        Failure::io(format!("cannot look for relays in {}", data.display()), &error, "Check the folder.")
+    })?;
+    let user = relays.first().map(|relay| ("a relay", relay.pid));
+    match user.or(copy::user(data)?.map(|pid| ("another command", pid))) {
+        None => Ok(()),
+        Some((who, pid)) => {
+            Err(Failure::new(format!("{who} uses {}: process {pid}", data.display()), "Stop it, then run this again."))
+        }
+    }
+}
+
+fn check_room(folder: &Path, bytes: u64) -> Result<(), Failure> {
+    let parent = folder.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    // Where the system does not say, writing will show.
+    let Ok(disk) = rustix::fs::statvfs(parent) else { return Ok(()) };
+    let free = disk.f_bavail.saturating_mul(disk.f_frsize);
+    if free < bytes {
+        return Err(Failure::new(
+            format!("{} has {} free, about {} are needed", parent.display(), text::size(free), text::size(bytes)),
+            "Free some space, or choose another place.",
+        ));
+    }
+    Ok(())
+}
+
+/// The file that a backup goes to.
+fn target(given: &Path) -> PathBuf {
+    let folder = given.is_dir() || given.as_os_str().as_encoded_bytes().ends_with(b"/");
+    if folder { given.join(format!("ratite-{}.mdb", stamp())) } else { given.to_owned() }
+}
+
+/// The time, as part of a file's name.
+fn stamp() -> String {
+    time::show(time::now()).replace(':', "-")
+}
+
+fn beside(file: &Path, suffix: &str) -> PathBuf {
+    let mut name = file.as_os_str().to_owned();
+    name.push(suffix);
+    name.into()
+}
+
+fn unwritable(file: &Path, why: Failure) -> Failure {
+    match why {
+        Failure::Error { what, .. } => Failure::new(
+            format!("{} cannot be written: {what}", file.display()),
+            "Check that the folder exists, that you may write to it, and that there is room.",
+        ),
+        other => other,
+    }
+}
+
+fn tell(what: &str, place: &Path, report: &VerifyReport, bytes: u64, started: Instant, json: bool) -> Outcome {
+    let seconds = started.elapsed().as_secs_f64();
+    if json {
+        print_json(&serde_json::json!({
+            what: place.display().to_string(),
+            "events": report.events,
+            "bytes": bytes,
+            "seconds": (seconds * 1000.0).round() / 1000.0,
+        }))?;
+    } else {
+        print(&format!(
+            "{what}: {}, {} in {}, checked and in order, {seconds:.1} seconds\n",
+            things(report.events, "event"),
+            text::size(bytes),
+            place.display()
+        ))?;
+    }
+    Ok(CLEAN)
+}

@@ -1,0 +1,75 @@
+//! `ratite verify`: whether the database is in order.
+
+use std::ops::ControlFlow;
+use std::process::ExitCode;
+
+use clap::Args;
+
+use super::failure::{CLEAN, FAILED, Failure, Outcome, RESCUE, complain, things};
+use super::globals::Globals;
+use super::output::{print, print_json};
+use super::progress::Progress;
+use super::signals::Stop;
+use super::text;
+use crate::store::{Store, VerifyReport};
+
+/// Check that the database is in order
+#[derive(Args, Debug)]
+#[command(
+    long_about = "Compare every table of the database with every other: each event with its id and with its entries in every index, each \
+        entry with its event, replaced versions and deleted events with those that are there. With --deep, signatures too.\n\n\
+        The relay may be running. What is freed while this runs is used again only after it.",
+    after_help = "\
+Examples:
+  ratite verify
+  ratite verify --deep --json
+
+Exit codes: 0 everything is in order, 1 something is wrong, or it was stopped."
+)]
+pub(super) struct VerifyArgs {
+    /// Check signatures as well, on all cores
+    #[arg(long)]
+    deep: bool,
+    /// Print the result as JSON
+    #[arg(long)]
+    json: bool,
+}
+
+pub(super) fn run(args: &VerifyArgs, globals: &Globals) -> Outcome {
+    let (store, _) = globals.open_existing()?;
+    let report = check(&store, args.deep, &Stop::on_signals())?;
+    if args.json {
+        print_json(&report)?;
+    } else {
+        print(&tell(&report))?;
+    }
+    if report.faults.is_empty() {
+        return Ok(CLEAN);
+    }
+    complain(&format!("error: the database has {}", things(report.faults.len() as u64, "fault")));
+    complain(&format!("       {RESCUE}"));
+    Ok(ExitCode::from(FAILED))
+}
+
+/// Checks a database and shows how far it is.
+pub(super) fn check(store: &Store, signatures: bool, stop: &Stop) -> Result<VerifyReport, Failure> {
+    // How many there are is not asked before the pages are known to be sound.
+    let mut progress = Progress::new("events checked", None);
+    let report = store.verify_with(signatures, &mut |events| {
+        progress.at(events, events);
+        if stop.requested() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+    })?;
+    report.ok_or_else(|| Failure::new("the check was stopped", "Nothing was changed; run it again."))
+}
+
+fn tell(report: &VerifyReport) -> String {
+    let mut out =
+        format!("{} events and {} index entries checked", text::number(report.events), text::number(report.entries));
+    if report.faults.is_empty() {
+        out.push_str(": everything is in order\n");
+    } else {
+        out.push_str(":\n");
+        report.faults.iter().for_each(|fault| out.push_str(&format!("  {fault}\n")));
+    }
+    out
+}

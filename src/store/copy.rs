@@ -1,0 +1,115 @@
+//! Copies of the whole database: written while it is in use, and put in its place.
+
+use std::fs::{self, File};
+use std::io;
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::{Path, PathBuf};
+
+use heed::CompactionOption;
+use rustix::process::{Flock, FlockType, fcntl_getlk};
+
+use super::{Store, StoreError, open};
+
+/// A database on its way to its place: a folder of its own, removed again unless it is put there.
+pub struct Copy {
+    folder: PathBuf,
+    kept: bool,
+}
+
+impl Store {
+    /// Bytes that a copy takes, about: the file without its free pages.
+    pub fn used_bytes(&self) -> Result<u64, StoreError> {
+        let page = u64::from(self.env().unnamed_database_stat().page_size);
+        let pages = (self.env().info().last_page_number as u64).saturating_add(1);
+        Ok(pages.saturating_sub(self.free_pages()?).saturating_mul(page))
+    }
+
+    /// Writes everything that is committed now into `copy`, without free pages, on disk when it returns. One read transaction, as
+    /// long as it takes: what is freed meanwhile is not used again before its end.
+    pub fn copy_into(&self, copy: &Copy) -> Result<(), StoreError> {
+        let mut file = copy.create()?;
+        self.env().copy_to_file(&mut file, CompactionOption::Enabled)?;
+        file.sync_all().map_err(|source| copy.failed(source))
+    }
+}
+
+impl Copy {
+    /// Prepares `folder`, which must be missing or left behind by an earlier copy.
+    pub fn begin(folder: &Path) -> Result<Copy, StoreError> {
+        let copy = Copy { folder: folder.into(), kept: false };
+        match fs::remove_dir_all(folder) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(copy.failed(error)),
+            _ => {}
+        }
+        fs::create_dir(folder).map_err(|source| copy.failed(source))?;
+        Ok(copy)
+    }
+
+    /// The file that holds the database.
+    pub fn file(&self) -> PathBuf {
+        self.folder.join(open::FILE)
+    }
+
+    /// Creates that file, readable to its owner only: it holds private messages too.
+    pub fn create(&self) -> Result<File, StoreError> {
+        let mut options = File::options();
+        options.read(true).write(true).create_new(true).mode(0o600);
+        options.open(self.file()).map_err(|source| self.failed(source))
+    }
+
+    /// Opens it, to see whether it is whole.
+    pub fn open(&self, map_size: u64) -> Result<Store, StoreError> {
+        Store::open_existing(&self.folder, map_size)
+    }
+
+    /// Gives the file its name in the end, replacing what has it. Nobody may have the copy open.
+    pub fn put(mut self, file: &Path) -> io::Result<()> {
+        fs::rename(self.file(), file)?;
+        self.kept = true;
+        // Without this a power cut could take the name back.
+        if let Some(folder) = file.parent() {
+            let folder = if folder.as_os_str().is_empty() { Path::new(".") } else { folder };
+            File::open(folder)?.sync_all()?;
+        }
+        fs::remove_dir_all(&self.folder)
+    }
+
+    fn failed(&self, source: io::Error) -> StoreError {
+        StoreError::Open { path: self.folder.clone(), source }
+    }
+}
+
+/// The process, if there is one, that has the database in `folder` open. Not to be asked by one that has it open itself: asking would
+/// give up its own claim.
+pub fn user(folder: &Path) -> Result<Option<u32>, StoreError> {
+    let failed = |source| StoreError::Open { path: folder.into(), source };
+    // LMDB's readers and writers all hold a lock on its lock file.
+    let file = match File::options().read(true).write(true).open(folder.join(open::LOCK_FILE)) {
+        Ok(file) => file,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(failed(error)),
+    };
+    let lock = fcntl_getlk(&file, &Flock::from(FlockType::WriteLock)).map_err(|error| failed(error.into()))?;
+    Ok(lock.map(|lock| lock.pid.map_or(0, |pid| pid.as_raw_nonzero().get() as u32)))
+}
+
+/// Puts a copy in the place of the database in `folder`, which nobody may use; the old one, if there is one, is kept as `kept`.
+pub fn replace(folder: &Path, copy: Copy, kept: &Path) -> Result<(), StoreError> {
+    let failed = |source| StoreError::Open { path: folder.into(), source };
+    let place = folder.join(open::FILE);
+    match fs::rename(&place, kept) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(failed(error)),
+        _ => {}
+    }
+    // It tells of readers of the old database.
+    let _ = fs::remove_file(folder.join(open::LOCK_FILE));
+    copy.put(&place).map_err(failed)
+}
+
+impl Drop for Copy {
+    fn drop(&mut self) {
+        if !self.kept {
+            let _ = fs::remove_dir_all(&self.folder);
+        }
+    }
+}

@@ -1,14 +1,13 @@
 //! `ratite info`: what is in the database, and whether it is in order.
 
 use std::path::Path;
-use std::process::ExitCode;
 
 use clap::Args;
 
-use super::failure::{CLEAN, FAILED, Outcome, RESCUE, complain, things};
+use super::failure::{CLEAN, Outcome};
 use super::globals::Globals;
 use super::output::{print, print_json};
-use super::{text, time};
+use super::{text, time, verify};
 use crate::store::{StoreInfo, VerifyReport};
 
 /// Show what is in the database
@@ -45,14 +44,7 @@ pub(super) fn run(args: &InfoArgs, globals: &Globals) -> Outcome {
     } else {
         print(&show(store.path(), info.as_ref(), report.as_ref()))?;
     }
-    match report {
-        Some(report) if !report.faults.is_empty() => {
-            complain(&format!("error: the database has {}", things(report.faults.len() as u64, "fault")));
-            complain(&format!("       {RESCUE}"));
-            Ok(ExitCode::from(FAILED))
-        }
-        _ => Ok(CLEAN),
-    }
+    Ok(report.map_or(CLEAN, |report| verify::end(&report)))
 }
 
 #[derive(serde::Serialize)]
@@ -70,7 +62,8 @@ fn show(path: &Path, info: Option<&StoreInfo>, report: Option<&VerifyReport>) ->
         show_info(info, &mut out);
     }
     if let Some(report) = report {
-        show_report(report, &mut out);
+        out.push('\n');
+        out.push_str(&verify::tell(report));
     }
     out
 }
@@ -96,19 +89,6 @@ fn show_info(info: &StoreInfo, out: &mut String) {
     table("table", "entries", "size");
     for known in &info.tables {
         table(known.name, &text::number(known.entries), &text::size(known.bytes));
-    }
-}
-
-fn show_report(report: &VerifyReport, out: &mut String) {
-    if report.pages_are_sound {
-        let entries = text::number(report.entries);
-        out.push_str(&format!("\n{} and {entries} index entries checked", things(report.events, "event")));
-        out.push_str(if report.faults.is_empty() { ": everything is in order\n" } else { ":\n" });
-    } else {
-        out.push_str("\npages of the file are damaged, so no more could be checked:\n");
-    }
-    for fault in &report.faults {
-        out.push_str(&format!("  {fault}\n"));
     }
 }
 

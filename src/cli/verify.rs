@@ -43,12 +43,7 @@ pub(super) fn run(args: &VerifyArgs, globals: &Globals) -> Outcome {
     } else {
         print(&tell(&report))?;
     }
-    if report.faults.is_empty() {
-        return Ok(CLEAN);
-    }
-    complain(&format!("error: the database has {}", things(report.faults.len() as u64, "fault")));
-    complain(&format!("       {RESCUE}"));
-    Ok(ExitCode::from(FAILED))
+    Ok(end(&report))
 }
 
 /// Checks a database and shows how far it is.
@@ -62,14 +57,25 @@ pub(super) fn check(store: &Store, signatures: bool, stop: &Stop) -> Result<Veri
     report.ok_or_else(|| Failure::new("the check was stopped", "Nothing was changed; run it again."))
 }
 
-fn tell(report: &VerifyReport) -> String {
-    let mut out =
-        format!("{} events and {} index entries checked", text::number(report.events), text::number(report.entries));
-    if report.faults.is_empty() {
-        out.push_str(": everything is in order\n");
+/// What a check found, for people.
+pub(super) fn tell(report: &VerifyReport) -> String {
+    let mut out = if report.pages_are_sound {
+        let entries = text::number(report.entries);
+        let end = if report.faults.is_empty() { ": everything is in order" } else { ":" };
+        format!("{} and {entries} index entries checked{end}\n", things(report.events, "event"))
     } else {
-        out.push_str(":\n");
-        report.faults.iter().for_each(|fault| out.push_str(&format!("  {fault}\n")));
-    }
+        "pages of the file are damaged, so no more could be checked:\n".to_owned()
+    };
+    report.faults.iter().for_each(|fault| out.push_str(&format!("  {fault}\n")));
     out
+}
+
+/// Tells that something is wrong, if it is, and what to do; returns how the command ends.
+pub(super) fn end(report: &VerifyReport) -> ExitCode {
+    if report.faults.is_empty() {
+        return CLEAN;
+    }
+    complain(&format!("error: the database has {}", things(report.faults.len() as u64, "fault")));
+    complain(&format!("       {RESCUE}"));
+    ExitCode::from(FAILED)
 }

@@ -68,7 +68,7 @@ pub(super) fn end(damaged: u64) -> ExitCode {
         return CLEAN;
     }
     complain(&format!("error: {} in the database could not be read and had to be left out", things(damaged, "event")));
-    complain("       `ratite info --verify` tells more. To repair it, export and import into a new folder.");
+    complain("       `ratite verify` tells more. To repair it, export and import into a new folder.");
     ExitCode::from(LEFT_OUT)
 }
 

@@ -185,16 +185,23 @@ impl Store {
         each: &mut dyn FnMut(u64) -> ControlFlow<()>,
     ) -> Result<Option<VerifyReport>, StoreError> {
         let mut unchecked: Vec<(Seq, Event)> = Vec::new();
-        let txn = self.read()?;
-        let tables = self.tables();
         let mut report = VerifyReport::default();
         let page_size = self.env().unnamed_database_stat().page_size as usize;
         let file = self.env().try_clone_inner_file()?;
-        sound::check(&file, page_size, txn.id() as u64, Depth::Everything, &mut |fault| report.fault(fault));
+        let mut txn = self.read()?;
+        for _ in 0..sound::TRIES {
+            let fault = &mut |fault| report.fault(fault);
+            if sound::check(&file, page_size, txn.id() as u64, Depth::Everything, fault) {
+                break;
+            }
+            drop(txn);
+            txn = self.read()?;
+        }
         report.pages_are_sound = report.faults.is_empty();
         if !report.pages_are_sound {
             return Ok(Some(report));
         }
+        let tables = self.tables();
         let mut expected = [Digest::default(); 4];
         let (mut addressed, mut expiring) = (0u64, 0u64);
         for entry in tables.events.iter(&txn)? {

@@ -58,22 +58,23 @@ fn unusable(path: &Path, fault: String) -> StoreError {
 pub fn open(path: &Path, map_size: u64) -> Result<Env<WithoutTls>, StoreError> {
     allocate_lock_file(path)?;
     let env = reserve(path, map_size)?;
-    // While this transaction is open, nothing that it could see is overwritten.
-    let txn = env.read_txn()?;
     let file = env.try_clone_inner_file()?;
     let page_size = env.unnamed_database_stat().page_size as usize;
-    if let Some(needed) = freelist::cut_off(&file, page_size, txn.id() as u64) {
-        let there = env.real_disk_size()?;
-        return Err(unusable(path, format!("{FILE} is cut off, it has {there} bytes and should have {needed}")));
-    }
     let mut fault = None;
-    sound::check(&file, page_size, txn.id() as u64, Depth::Tables, &mut |found| fault = Some(found));
+    for _ in 0..sound::TRIES {
+        // While this transaction is open, nothing that it could see is overwritten.
+        let txn = env.read_txn()?;
+        if let Some(needed) = freelist::cut_off(&file, page_size, txn.id() as u64) {
+            let there = env.real_disk_size()?;
+            return Err(unusable(path, format!("{FILE} is cut off, it has {there} bytes and should have {needed}")));
+        }
+        if sound::check(&file, page_size, txn.id() as u64, Depth::Tables, &mut |found| fault = Some(found)) {
+            break;
+        }
+    }
     match fault {
         Some(fault) => Err(unusable(path, format!("{fault} ({FILE})"))),
-        None => {
-            drop(txn);
-            Ok(env)
-        }
+        None => Ok(env),
     }
 }
 

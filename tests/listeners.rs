@@ -206,6 +206,24 @@ fn what_systemd_passes_must_be_listening() {
     assert!(error.contains("cannot listen on the web that systemd passed"), "{error}");
 }
 
+#[test]
+fn a_proxy_that_does_not_tell_its_client_is_complained_of_once() {
+    let data = tempfile::tempdir().unwrap();
+    let log = data.path().join("log");
+    let relay = RelayProcess::with(data.path(), |command| {
+        command.stderr(File::create(&log).unwrap());
+    });
+    let complaints =
+        || std::fs::read_to_string(&log).unwrap().matches("does not tell the address of its client").count();
+    let ask = |head: &str| wire::http(relay.address, format!("GET / HTTP/1.1\r\n{head}\r\n\r\n").as_bytes());
+    ask("Host: localhost:7777");
+    ask("Host: relay.example.org\r\nX-Forwarded-For: 203.0.113.1");
+    assert_eq!(complaints(), 0);
+    ask("Host: relay.example.org");
+    ask("Host: relay.example.org");
+    assert_eq!(complaints(), 1);
+}
+
 /// A relay for a thousand connections below these limits of open files, and what it logged.
 #[cfg(target_os = "linux")]
 fn with_file_limits(limits: &str) -> (String, String) {

@@ -470,7 +470,7 @@ mod tests {
     fn an_idle_session_is_small() {
         // With its timer and its entry in the runtime this is what a connection costs in the server. Before growing it,
         // think of ten thousand of them.
-        let size = size_of::<Session<'_, tokio::net::TcpStream>>();
+        let size = size_of::<Session<'_, super::super::socket::Socket>>();
         assert!(size <= 400, "{size} bytes");
     }
 }

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
-use hyper::header::HeaderMap;
+use hyper::header::{HOST, HeaderMap, HeaderValue};
 
 use super::admission::{Guest, Limiter, Refusal};
 use super::proxy::{Origin, Proxies};
@@ -67,14 +67,14 @@ impl Visitor {
 
     /// Hears from the proxy whose connection it is; `None` when it is the proxy's own or the proxy does not know.
     pub(super) fn told(&mut self, client: Option<IpAddr>) {
-        self.identify(client);
+        self.identify(client, None);
     }
 
     /// Looks at the headers of the request, when they are to tell. A refusal is to be answered with 429.
     pub(super) fn present(&mut self, headers: &HeaderMap) -> Option<Refusal> {
         if matches!(self.standing, Standing::InHeaders) {
             let client = self.doorman.proxies.client(headers);
-            self.identify(client);
+            self.identify(client, headers.get(HOST));
         }
         match self.standing {
             Standing::Refused(refusal) => Some(refusal),
@@ -82,11 +82,18 @@ impl Visitor {
         }
     }
 
-    fn identify(&mut self, client: Option<IpAddr>) {
+    /// Knows the client, or that the proxy does not tell; `host` is what the request calls the relay.
+    fn identify(&mut self, client: Option<IpAddr>, host: Option<&HeaderValue>) {
         let address = client.or(self.caller);
         let entered = self.doorman.limiter.enter(address, Instant::now());
-        if client.is_none() && entered.as_ref().is_ok_and(Guest::is_limited) {
-            warn_once(self.caller);
+        if client.is_none()
+            && let Ok(guest) = &entered
+        {
+            if guest.is_limited() {
+                warn_once(self.caller, "so that all its clients count as one address");
+            } else if host.is_some_and(|host| !names_this_machine(host)) {
+                warn_once(self.caller, "so that its clients have no limits");
+            }
         }
         tracing::debug!(?address, proxy = ?self.caller, "a proxy's client");
         self.standing = standing(entered);
@@ -105,16 +112,50 @@ fn standing(entered: Result<Guest, Refusal>) -> Standing {
     entered.map_or_else(Standing::Refused, Standing::Known)
 }
 
+/// Whether a request names the relay as only those on this machine can: then nobody stands between.
+fn names_this_machine(host: &HeaderValue) -> bool {
+    let Ok(host) = host.to_str() else { return false };
+    let name = match host.rsplit_once(':') {
+        // The last colon of an IPv6 address is none of a port.
+        Some((name, port)) if !port.ends_with(']') => name,
+        _ => host,
+    };
+    let bare = name.trim_start_matches('[').trim_end_matches(']');
+    name.eq_ignore_ascii_case("localhost") || bare.parse().is_ok_and(|address: IpAddr| address.is_loopback())
+}
+
 /// Whoever set up the proxy should hear of this, but not with every connection.
-fn warn_once(caller: Caller) {
+fn warn_once(caller: Caller, consequence: &str) {
     static WARNED: AtomicBool = AtomicBool::new(false);
-    if let Some(proxy) = caller
-        && !WARNED.swap(true, Ordering::Relaxed)
-    {
+    if !WARNED.swap(true, Ordering::Relaxed) {
+        let proxy = caller.map_or("a Unix socket".to_owned(), |address| address.to_string());
         tracing::warn!(
-            %proxy,
-            "a trusted proxy does not tell the address of its client where listen.client_address_from says, so that all its \
-             clients count as one address; have it do so, or correct the setting"
+            "the proxy at {proxy} does not tell the address of its client where listen.client_address_from says, {consequence}; \
+             have it do so, or correct the setting"
         );
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn hosts_of_this_machine() {
+        for host in ["localhost", "LocalHost:7777", "127.0.0.1", "127.0.0.1:7777", "127.9.9.9", "[::1]", "[::1]:7777"] {
+            assert!(names_this_machine(&HeaderValue::from_static(host)), "{host}");
+        }
+        for host in [
+            "",
+            "relay.example.org",
+            "relay.example.org:443",
+            "localhost.example.org",
+            "192.0.2.1:80",
+            "[::2]:80",
+            ":",
+            "[]",
+        ] {
+            assert!(!names_this_machine(&HeaderValue::from_static(host)), "{host}");
+        }
     }
 }

@@ -44,7 +44,7 @@ impl Drop for Ticket {
 
 /// What the writer is told.
 pub(super) enum ToWriter {
-    Event(Box<Storable>),
+    Events(Vec<Storable>),
     /// A batch of the bulk door. With a ticket more of them follow, and the writer may wait for those before it commits.
     Batch {
         batch: Batch,

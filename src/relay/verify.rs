@@ -67,12 +67,17 @@ fn round(core: &Arc<Core>, jobs: &mut Vec<Published>) {
     } else {
         fresh.into_par_iter().with_max_len(4).filter_map(verify).collect()
     };
+    let mut storable = Vec::with_capacity(verified.len());
     for (event, admission, reply) in verified {
         if event.record().kind().class() == KindClass::Ephemeral {
             publish_ephemeral(core, event, admission, reply);
         } else {
-            let _ = core.writer.send(ToWriter::Event(Box::new(Storable { event, admission, reply })));
+            storable.push(Storable { event, admission, reply });
         }
+    }
+    // All at once: one by one, the writer would begin a transaction with the first of them alone.
+    if !storable.is_empty() {
+        let _ = core.writer.send(ToWriter::Events(storable));
     }
 }
 

@@ -63,9 +63,9 @@ fn turn(core: &Core, first: ToWriter, queue: &Receiver<ToWriter>) -> (Option<ToW
     let mut next = Some(first);
     while let Some(message) = next {
         match message {
-            ToWriter::Event(job) => {
-                bytes += job.event.weight();
-                incoming.push(*job);
+            ToWriter::Events(events) => {
+                bytes += events.iter().map(|storable| storable.event.weight()).sum::<usize>();
+                incoming.extend(events);
             }
             ToWriter::Remove { ids, done } => removals.push((ids, done)),
             ToWriter::Sweep => sweep = true,
@@ -134,6 +134,11 @@ fn bulk(core: &Core, first: ToWriter, queue: &Receiver<ToWriter>) -> Option<ToWr
     };
     load.apply(core);
     load.commit(core);
+    // The pages that so large a transaction replaced are room for the next one, not for the one after it: a growing database would
+    // carry them along twice.
+    if !empty && bytes >= MAX_BYTES {
+        let _ = core.store.age_free_pages();
+    }
     left_over
 }
 

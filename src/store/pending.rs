@@ -14,6 +14,9 @@ use super::record::Record;
 use super::schema::{Table, Tables};
 use crate::nostr::{EventFields, EventId};
 
+/// So many entries of `tags` are worth a thread that sorts them while the other tables are written: some milliseconds.
+const SORTED_ASIDE: usize = 50_000;
+
 /// What a batch has stored and removed, but not yet written into `ids` and the indices.
 #[derive(Default)]
 pub struct Pending {
@@ -51,24 +54,44 @@ impl Pending {
 
     /// Writes everything into its tables.
     pub fn write(&mut self, tables: &Tables, txn: &mut RwTxn<'_>) -> Result<(), StoreError> {
-        for index in Index::ALL {
-            let table = tables.index(index);
-            let mut deletes = std::mem::take(&mut self.deletes[index as usize]);
-            deletes.sort_unstable();
-            for entry in deletes {
-                table.delete_one_duplicate(txn, &entry.key(index), &entry.value(index))?;
-            }
-            let mut puts = std::mem::take(&mut self.puts[index as usize]);
-            if !self.undone.is_empty() {
+        if !self.undone.is_empty() {
+            for puts in &mut self.puts {
                 puts.retain(|entry| !self.undone.contains(&entry.seq));
             }
-            puts.sort_unstable();
-            put_sorted(table, txn, puts.iter().map(|entry| (entry.key(index), entry.value(index))))?;
+            self.undone.clear();
         }
-        self.undone.clear();
-        let mut ids: Vec<Short> = self.ids.drain().map(|(id, seq)| keys::stem_seq(&keys::id_stem(&id), seq)).collect();
-        ids.sort_unstable();
-        put_sorted(tables.ids, txn, ids.into_iter().map(|key| (key, Short::EMPTY)))
+        let [time, kinds, authors, mut tags] = std::mem::take(&mut self.puts);
+        std::thread::scope(|scope| {
+            if tags.len() >= SORTED_ASIDE {
+                // Without a thread it is done below.
+                let _ = std::thread::Builder::new().spawn_scoped(scope, || tags.sort_unstable());
+            }
+            for (index, puts) in [(Index::Time, time), (Index::Kinds, kinds), (Index::Authors, authors)] {
+                self.write_index(index, tables, txn, puts)?;
+            }
+            let mut ids: Vec<Short> =
+                self.ids.drain().map(|(id, seq)| keys::stem_seq(&keys::id_stem(&id), seq)).collect();
+            ids.sort_unstable();
+            put_sorted(tables.ids, txn, ids.into_iter().map(|key| (key, Short::EMPTY)))
+        })?;
+        self.write_index(Index::Tags, tables, txn, tags)
+    }
+
+    fn write_index(
+        &mut self,
+        index: Index,
+        tables: &Tables,
+        txn: &mut RwTxn<'_>,
+        mut puts: Vec<Entry>,
+    ) -> Result<(), StoreError> {
+        let mut deletes = std::mem::take(&mut self.deletes[index as usize]);
+        deletes.sort_unstable();
+        for entry in deletes {
+            tables.index(index).delete_one_duplicate(txn, &entry.key(index), &entry.value(index))?;
+        }
+        // What is sorted already costs one look.
+        puts.sort_unstable();
+        put_sorted(tables.index(index), txn, puts.iter().map(|entry| (entry.key(index), entry.value(index))))
     }
 }
 

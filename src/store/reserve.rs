@@ -170,7 +170,7 @@ impl Store {
     }
 
     /// Makes two commits: what was replaced before them can be used after them.
-    fn age_free_pages(&self) -> Result<(), StoreError> {
+    pub fn age_free_pages(&self) -> Result<(), StoreError> {
         for _ in 0..2 {
             // Any change will do.
             self.write_patiently(&mut |txn| write_next_seq(self.tables(), txn, next_seq(self.tables(), txn)?))?;

@@ -170,6 +170,8 @@ impl Running {
     }
 
     pub fn of(mut command: Command) -> Running {
+        // Our WebSocket answers no pings, and a test may take its time on a loaded machine.
+        command.env("RATITE_LISTEN_PING_INTERVAL", "1h");
         let mut child = command.stderr(Stdio::null()).spawn().unwrap();
         let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
         let mut greeting = String::new();

@@ -12,6 +12,7 @@
 //! | [`event`] | events: parse, hash, verify, sign, write |
 //! | [`filter`] | filters of REQ and COUNT: parse, match, write |
 //! | [`hll`] | sketches of how many authors there are (NIP-45) |
+//! | [`http_auth`] | authorisation of HTTP requests (NIP-98) |
 //! | [`message`] | messages from clients, and the writers of the relay's answers |
 //! | [`pow`] | proof of work (NIP-13) |
 //! | [`protected`] | protected events, and reposts of them (NIP-70) |
@@ -21,6 +22,7 @@
 pub mod event;
 pub mod filter;
 pub mod hll;
+pub mod http_auth;
 pub mod id;
 pub mod json;
 pub mod kind;

@@ -204,8 +204,8 @@ fn every_plan_gives_the_same_answer(relay: &TestRelay, model: &Model, filters: &
         for budget in [step, whole, step] {
             let all = Count::new(unlimited.clone()).forced(candidate);
             let some = Count::new(unlimited.clone()).forced(candidate);
-            let some =
-                some.visible(move |record| record.kind().audience() == Audience::Public || record.pubkey() == one);
+            let some = some
+                .visible(move |record| record.kind().audience() == Audience::Public || record.pubkey() == one, false);
             for (mut count, expected) in [(all, expected.len() as u64), (some, public)] {
                 while count.run(relay.relay.store(), NOW, budget).expect("count") == Progress::More {}
                 prop_assert_eq!(count.found(), expected, "candidate {} of {:?}", candidate, &unlimited);

@@ -2,7 +2,7 @@
 //!
 //! | file | what |
 //! |---|---|
-//! | `relay` `import` `export` `scan` `delete` `info` `verify` `backup` `config` `drain` | the subcommands |
+//! | `relay` `import` `export` `scan` `delete` `info` `verify` `backup` `config` `admin` `drain` | the subcommands |
 //! | `globals` | the flags of every command, and the configuration they lead to |
 //! | `failure` | how a command fails: exit codes, and what the user is told |
 //! | `filters` `time` | filters and times as arguments |
@@ -10,6 +10,7 @@
 //! | `walk` | stored events in slices |
 //! | `progress` `text` `log` `signals` | what is shown on a terminal, and Ctrl-C |
 
+mod admin;
 mod backup;
 mod config;
 mod delete;
@@ -78,6 +79,7 @@ enum Command {
     Backup(backup::BackupArgs),
     Restore(backup::RestoreArgs),
     Config(config::ConfigArgs),
+    Admin(admin::AdminArgs),
     Drain(drain::DrainArgs),
 }
 
@@ -122,6 +124,7 @@ fn run(cli: Cli) -> Outcome {
         Some(Command::Backup(args)) => backup::backup(&args, &globals),
         Some(Command::Restore(args)) => backup::restore(&args, &globals),
         Some(Command::Config(args)) => config::run(&args, &globals),
+        Some(Command::Admin(args)) => admin::run(&args, &globals),
         Some(Command::Drain(args)) => drain::run(&args, &globals),
     }
 }

@@ -471,6 +471,31 @@ impl Rule<Vec<(String, PublicKey)>> for Names {
     }
 }
 
+/// Public keys, each as npub or hexadecimal.
+pub(super) struct Keys;
+
+impl Rule<Vec<PublicKey>> for Keys {
+    fn read(&self, raw: &Raw<'_>) -> Result<Vec<PublicKey>, Fault> {
+        let list = raw.list().ok_or(Fault::Unexpected)?;
+        list.into_iter()
+            .map(|text| {
+                nip19::parse_pubkey(text.trim()).map_err(|error| {
+                    Fault::Because(format!("contains {}, which is not a public key: {error}", quoted(text)))
+                })
+            })
+            .collect()
+    }
+
+    fn show(&self, value: &Vec<PublicKey>) -> String {
+        let list: Vec<String> = value.iter().map(|key| toml_text(&nip19::encode_npub(key))).collect();
+        format!("[{}]", list.join(", "))
+    }
+
+    fn expects(&self) -> String {
+        "a list of public keys, each as npub1… or 64 hexadecimal digits".to_owned()
+    }
+}
+
 /// A folder; it need not exist yet.
 pub(super) struct Folder;
 

@@ -7,8 +7,8 @@ use std::path::PathBuf;
 use super::address::{Address, AddressSource, Network};
 use super::rates::{KindRate, KindRates};
 use super::rules::{
-    Addresses, Choice, Fault, Folder, GIB, KIB, Key, MIB, Mode, Names, Networks, Raw, Rule, Switch, TIB, Text, Url,
-    Urls, bytes, count, seconds,
+    Addresses, Choice, Fault, Folder, GIB, KIB, Key, Keys, MIB, Mode, Names, Networks, Raw, Rule, Switch, TIB, Text,
+    Url, Urls, bytes, count, seconds,
 };
 use crate::nostr::PublicKey;
 
@@ -237,6 +237,9 @@ settings! {
 
     /// Who may read what, and who may write what.
     policy: Policy {
+        /// The public keys of those who may manage the relay while it runs (NIP-86): ban and allow keys, events and kinds,
+        /// change its name.
+        admins: Vec<PublicKey> = Vec::new(), Keys;
         /// Whether clients can authenticate (NIP-42): every connection is sent a challenge. Without it nobody can read
         /// private messages or publish protected events.
         auth: bool = true, Switch;

@@ -57,6 +57,8 @@ impl Kind {
     pub const GROUP_WELCOME: Kind = Kind(444);
     /// Gift wrap (NIP-59).
     pub const GIFT_WRAP: Kind = Kind(1059);
+    /// Report of an event or a key (NIP-56).
+    pub const REPORT: Kind = Kind(1984);
     /// Relay list (NIP-65).
     pub const RELAY_LIST: Kind = Kind(10002);
     /// Gift wrap that is delivered but never stored (NIP-59).

@@ -113,9 +113,12 @@ fn prepare(core: &Core, events: Vec<Result<Event, Outcome>>, trusted: bool) -> B
     let ids = events.iter().flatten().map(|event| event.id);
     let known = if trusted { Vec::new() } else { core.store.contains(ids).unwrap_or_default() };
     let mut known = known.into_iter();
+    let lists = core.moderation.lists();
     let mut check = |event: Event| -> Result<Prepared, Outcome> {
         let known = known.next().unwrap_or(false);
-        limits::check_rules(&event, &core.settings, None).map_err(Outcome::Refused)?;
+        limits::check_rules(&event, &core.settings, None)
+            .and_then(|()| lists.check(&event))
+            .map_err(Outcome::Refused)?;
         if known {
             return Err(Outcome::Duplicate);
         }

@@ -71,7 +71,7 @@ impl Client {
     pub(super) fn new(core: Arc<Core>, sink: Arc<dyn Sink>, host: Option<Box<str>>) -> Client {
         core.clients.fetch_add(1, Relaxed);
         let policy = &core.settings.policy;
-        let viewer = Arc::new(Viewer::new(policy.auth, policy.guard_private, host));
+        let viewer = Arc::new(Viewer::new(policy.auth, policy.guard_private, host, core.moderation.clone()));
         let peer = Peer {
             memory: core.memory.account(),
             core,
@@ -101,7 +101,13 @@ impl Client {
     /// AUTH: proves that the peer holds a key (NIP-42). The error is the text of an OK.
     pub fn authenticate(&self, event: &Event) -> Result<(), String> {
         let settings = &self.peer.core.settings;
-        auth::authenticate(event, &self.peer.viewer, &settings.addresses, settings.clock.now())
+        auth::authenticate(
+            event,
+            &self.peer.viewer,
+            &settings.addresses,
+            &self.peer.core.moderation,
+            settings.clock.now(),
+        )
     }
 
     /// REQ: answers with stored events, EOSE, and from then on live ones; replaces a subscription of the same id (N01-66). A
@@ -184,7 +190,8 @@ impl Client {
             Some(sketch) => Question::sketch(id, peer.guarded(Scan::new(filters, Order::NewestFirst)), sketch, memory),
             None => {
                 let viewer = peer.viewer.clone();
-                Question::count(id, Count::new(filters).visible(move |record| viewer.may_see(record)), memory)
+                let hides = peer.core.moderation.hides_some();
+                Question::count(id, Count::new(filters).visible(move |record| viewer.may_see(record), hides), memory)
             }
         };
         peer.ask(question, is_small);

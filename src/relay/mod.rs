@@ -11,6 +11,7 @@
 //! housekeeping: expiry, other processes' commits, stale reader slots
 //! ```
 
+pub mod admin;
 mod bulk;
 mod client;
 mod index;
@@ -44,12 +45,12 @@ pub use subscription::Sink;
 
 use live_event::LiveEvent;
 use outcome::Reply;
-use policy::{OwnAddresses, Viewer};
+use policy::{Moderation, OwnAddresses, Viewer};
 use queue::{Published, ToVerify, ToWriter};
 
 use crate::config::{Config, Limits, Policy};
 use crate::nostr::{Event, EventFields, EventId, Filter, KindClass};
-use crate::store::{Budget, Count, Order, Progress, Record, Scan, Store, StoreError};
+use crate::store::{Budget, Change, Count, Order, Progress, Record, Scan, Store, StoreError};
 
 /// What can go wrong when the core starts or works for an operator.
 #[derive(Debug, thiserror::Error)]
@@ -162,6 +163,7 @@ pub struct Relay {
 struct Core {
     store: Store,
     settings: Settings,
+    moderation: Arc<Moderation>,
     live: live::Live,
     memory: Arc<memory::Pool>,
     room: Arc<Semaphore>,
@@ -193,6 +195,7 @@ impl Relay {
         let (stop_tx, stop_rx) = crossbeam_channel::bounded(1);
         let room_total = settings.queue_bytes.clamp(1 << 16, u32::MAX as usize);
         let core = Arc::new(Core {
+            moderation: Arc::new(Moderation::load(&store)?),
             live: live::Live::new(store.next_seq()?, live_tx),
             memory: memory::Pool::new(settings.limits.max_filter_bytes_total, settings.limits.max_filter_bytes),
             store,
@@ -332,10 +335,21 @@ impl Relay {
         Ok(count.found())
     }
 
+    /// The operator's lists in force.
+    pub fn lists(&self) -> Arc<policy::moderation::Lists> {
+        self.core.moderation.lists()
+    }
+
+    /// Makes changes to the operator's lists; they are on disk and in force on return. Blocks.
+    pub fn change_lists(&self, changes: Vec<Change>) -> Result<(), RelayError> {
+        let (tx, rx) = crossbeam_channel::bounded(1);
+        let _ = self.core.writer.send(ToWriter::Lists { changes, done: tx });
+        rx.recv().map_err(|_| RelayError::Closed)?.map_err(RelayError::Store)
+    }
+
     /// Connects a peer, whose answers go into `sink`; where the relay's addresses are configured, the first is the challenge for
-    /// AUTH. `host` is
-    /// the host and port under which the peer reached this relay, and must not be the peer's own word: the local address of its
-    /// connection, or what a trusted proxy says.
+    /// AUTH. `host` is the host and port under which the peer reached this relay, and must not be the peer's own word: the local
+    /// address of its connection, or what a trusted proxy says.
     pub fn connect(&self, sink: Arc<dyn Sink>, host: Option<Box<str>>) -> Client {
         Client::new(self.core.clone(), sink, host)
     }
@@ -386,6 +400,10 @@ impl Core {
         });
         let checked = limits::check_event(&event, &self.settings, viewer)
             .and_then(|()| event.check_id().map_err(|error| format!("invalid: {error}")))
+            .and_then(|()| {
+                let lists = self.moderation.lists();
+                lists.check(&event).and_then(|()| lists.check_stranger(&event))
+            })
             .and_then(|()| policy::publish::check(&event, viewer, &self.settings.policy));
         if let Err(reason) = checked {
             return reply.send(Outcome::Refused(reason));
@@ -428,6 +446,9 @@ fn housekeeping(core: &Arc<Core>, stop: Receiver<()>) {
         if commit != seen {
             seen = commit;
             core.live.look();
+            if let Err(error) = core.moderation.refresh(&core.store) {
+                tracing::warn!("reading the operator's lists failed: {error}");
+            }
         }
         let now = core.settings.clock.now();
         if now != swept_at {

@@ -5,7 +5,7 @@ use crossbeam_channel::{Receiver, Sender};
 use super::Admission;
 use super::outcome::{Outcome, Reply};
 use crate::nostr::{Event, EventId};
-use crate::store::{Prepared, StoreError};
+use crate::store::{Change, Prepared, StoreError};
 
 /// A published event.
 pub(super) struct Published {
@@ -57,6 +57,11 @@ pub(super) enum ToWriter {
     Remove {
         ids: Vec<EventId>,
         done: Sender<Result<u64, StoreError>>,
+    },
+    /// Changes to the operator's lists.
+    Lists {
+        changes: Vec<Change>,
+        done: Sender<Result<(), StoreError>>,
     },
     /// Remove what has expired.
     Sweep,

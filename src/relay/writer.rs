@@ -59,7 +59,7 @@ pub(super) fn run(core: &Arc<Core>, queue: Receiver<ToWriter>) {
 /// it is time to end.
 fn turn(core: &Core, first: ToWriter, queue: &Receiver<ToWriter>) -> (Option<ToWriter>, bool) {
     let (mut incoming, mut removals, mut sweep, mut probe) = (Vec::new(), Vec::new(), false, false);
-    let (mut left_over, mut end, mut bytes) = (None, false, 0);
+    let (mut left_over, mut end, mut bytes, mut lists) = (None, false, 0, Vec::new());
     let mut next = Some(first);
     while let Some(message) = next {
         match message {
@@ -68,6 +68,7 @@ fn turn(core: &Core, first: ToWriter, queue: &Receiver<ToWriter>) -> (Option<ToW
                 incoming.extend(events);
             }
             ToWriter::Remove { ids, done } => removals.push((ids, done)),
+            ToWriter::Lists { changes, done } => lists.push((changes, done)),
             ToWriter::Sweep => sweep = true,
             ToWriter::Probe => probe = true,
             ToWriter::Settle => {}
@@ -90,6 +91,11 @@ fn turn(core: &Core, first: ToWriter, queue: &Receiver<ToWriter>) -> (Option<ToW
         probe |= removed.is_ok();
         note_failure(core, removed.as_ref().err());
         let _ = done.send(removed);
+    }
+    for (changes, done) in lists {
+        let changed = core.store.change_lists(&changes).and_then(|()| core.moderation.refresh(&core.store));
+        note_failure(core, changed.as_ref().err());
+        let _ = done.send(changed);
     }
     if sweep {
         let now = core.settings.clock.now();

@@ -5,14 +5,14 @@
 //! hyper parses; what it lets pass and we do not, [`Guard`] and [`Site::respond`] refuse.
 
 use std::convert::Infallible;
-use std::future::{poll_fn, ready};
+use std::future::poll_fn;
 use std::pin::Pin;
 use std::sync::{Mutex, OnceLock, PoisonError};
 use std::task::{Context, Poll, ready as try_ready};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http_body_util::Full;
+use http_body_util::{BodyExt as _, Full, Limited};
 use hyper::body::Incoming;
 use hyper::header::{self, HeaderMap, HeaderName, HeaderValue};
 use hyper::server::conn::http1;
@@ -24,12 +24,15 @@ use tokio::time::{Instant, timeout, timeout_at};
 
 use super::admission::Refusal;
 use super::deflate::{self, Agreement};
+use super::manage::{self, Manage};
 use super::names::{self, Names};
 use super::nip11;
 use super::pages::Landing;
 use super::stream::hang_up;
 use super::visitor::Visitor;
 use crate::config::Config;
+use crate::relay::Relay;
+use crate::relay::policy::moderation::Lists;
 
 /// Most bytes of a request's head. The least that hyper takes; browsers with many cookies stay below.
 const MAX_HEAD: usize = 8192;
@@ -58,7 +61,12 @@ pub(super) struct Health {
 
 /// Everything that is served over plain HTTP.
 pub(super) struct Site {
-    document: Bytes,
+    config: Config,
+    /// The information document, and the version of the operator's lists it was made from.
+    document: Mutex<(u64, Bytes)>,
+    /// What is managed; a site of its own serves what the configuration says.
+    relay: Option<Relay>,
+    manage: Option<Manage>,
     landing: Landing,
     names: Option<Names>,
     /// Whether WebSockets may be compressed.
@@ -75,13 +83,41 @@ impl Site {
     ) -> Result<Site, Box<dyn std::error::Error + Send + Sync>> {
         let landing = Landing::new(config);
         Ok(Site {
-            document: nip11::document(config)?.into(),
+            config: config.clone(),
+            document: Mutex::new((0, nip11::document(config, &Lists::default())?.into())),
+            relay: None,
+            manage: None,
             content_security_policy: HeaderValue::from_str(&landing.content_security_policy)?,
             landing,
             names: Names::new(config),
             compression: config.listen.compression,
             health: Box::new(health),
         })
+    }
+
+    /// The site of this relay: what is changed while it runs shows, and its administrators can change it.
+    pub(super) fn of(self, relay: Relay) -> Site {
+        let manage = Manage::new(relay.clone(), &self.config.policy.admins);
+        Site { relay: Some(relay), manage, ..self }
+    }
+
+    /// The information document of this moment.
+    fn document(&self) -> Bytes {
+        let mut document = self.document.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(lists) = self.relay.as_ref().map(Relay::lists)
+            && lists.version() != document.0
+            && let Ok(written) = nip11::document(&self.config, &lists)
+        {
+            *document = (lists.version(), written.into());
+        }
+        document.1.clone()
+    }
+
+    /// The management API, when that is what the request is for (N86-01).
+    fn management<B>(&self, request: &Request<B>) -> Option<&Manage> {
+        let manage = self.manage.as_ref()?;
+        let is_call = request.method() == Method::POST && request.uri().path() == "/" && is_rpc(request.headers());
+        is_call.then_some(manage)
     }
 
     /// Answers one request. Status 101 means that the connection is a WebSocket from then on; a visitor for whom there
@@ -135,7 +171,7 @@ impl Site {
             add_cors(response.headers_mut());
             return response;
         }
-        if method != Method::GET && method != Method::HEAD {
+        if method != Method::GET && method != Method::HEAD || is_rpc(request.headers()) {
             let mut response = text(StatusCode::METHOD_NOT_ALLOWED, "Only GET, HEAD and OPTIONS are taken.\n");
             response.headers_mut().insert(header::ALLOW, HeaderValue::from_static("GET, HEAD, OPTIONS"));
             return response;
@@ -144,7 +180,7 @@ impl Site {
             ("/health", _) => self.health(),
             (names::PATH, Some(names)) => known_names(names, request.uri().query()),
             _ if accepts_document(request.headers()) => {
-                let mut response = answer(StatusCode::OK, "application/nostr+json", self.document.clone());
+                let mut response = answer(StatusCode::OK, "application/nostr+json", self.document());
                 let headers = response.headers_mut();
                 add_cors(headers);
                 headers.insert(header::VARY, HeaderValue::from_static("Accept"));
@@ -282,6 +318,34 @@ fn accepts_document(headers: &HeaderMap) -> bool {
         .any(|range| range.trim().eq_ignore_ascii_case("application/nostr+json"))
 }
 
+/// Whether the body is a call of the management API.
+fn is_rpc(headers: &HeaderMap) -> bool {
+    let media_type = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()?.split(';').next());
+    media_type.is_some_and(|media_type| media_type.trim().eq_ignore_ascii_case(manage::MEDIA_TYPE))
+}
+
+/// Reads a call of the management API and answers it (NIP-86).
+async fn call(manage: &Manage, request: Request<Incoming>, host: Option<&str>) -> Response<Full<Bytes>> {
+    let (head, body) = request.into_parts();
+    let (status, body) = match Limited::new(body, manage::MAX_BODY).collect().await {
+        Ok(body) => {
+            let authorization = head.headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
+            manage.answer(authorization, host, &body.to_bytes()).await
+        }
+        Err(_) => (413, serde_json::json!({ "error": "the request is longer than 64 KiB, or was cut off" })),
+    };
+    let status = StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+    let mut response = answer(status, manage::MEDIA_TYPE, body.to_string().into());
+    let headers = response.headers_mut();
+    add_cors(headers);
+    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    headers.append(header::CONNECTION, HeaderValue::from_static("close"));
+    if status == StatusCode::UNAUTHORIZED {
+        headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Nostr"));
+    }
+    response
+}
+
 /// NIP-05: pages of every origin may read it, and no redirect leads there (N05-01).
 fn known_names(names: &Names, query: Option<&str>) -> Response<Full<Bytes>> {
     let Ok(body) = names.answer(query) else {
@@ -320,18 +384,34 @@ pub(super) struct Upgraded<S> {
 }
 
 /// Serves the HTTP side of a connection. Gives the stream back when it became a WebSocket.
-pub(super) async fn serve<S>(stream: S, site: &Site, visitor: &Mutex<Visitor>, deadline: Instant) -> Option<Upgraded<S>>
+/// `host` is where the peer reached us, see [`Relay::connect`].
+pub(super) async fn serve<S>(
+    stream: S,
+    site: &Site,
+    visitor: &Mutex<Visitor>,
+    host: Option<&str>,
+    deadline: Instant,
+) -> Option<Upgraded<S>>
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
     // Set by the one answer that is an upgrade.
     let upgraded = OnceLock::new();
+    let upgraded_here = &upgraded;
     let service = service_fn(|mut request: Request<Incoming>| {
-        let response = site.respond(&mut request, &mut visitor.lock().unwrap_or_else(PoisonError::into_inner));
-        if response.status() == StatusCode::SWITCHING_PROTOCOLS {
-            upgraded.get_or_init(|| response.extensions().get::<Agreement>().copied());
-        }
-        ready(Ok::<_, Infallible>(response))
+        Box::pin(async move {
+            let response = site.respond(&mut request, &mut visitor.lock().unwrap_or_else(PoisonError::into_inner));
+            if response.status() == StatusCode::SWITCHING_PROTOCOLS {
+                upgraded_here.get_or_init(|| response.extensions().get::<Agreement>().copied());
+            }
+            // Whatever else is wrong with a call has been answered: it may not come in, or is no proper request.
+            Ok::<_, Infallible>(match site.management(&request) {
+                Some(manage) if response.status() == StatusCode::METHOD_NOT_ALLOWED => {
+                    call(manage, request, host).await
+                }
+                _ => response,
+            })
+        })
     });
     let mut connection = http1::Builder::new()
         .max_buf_size(MAX_HEAD)
@@ -469,7 +549,7 @@ mod tests {
             let (mut near, far) = tokio::io::duplex(1 << 20);
             near.write_all(request).await.unwrap();
             let site = site();
-            let served = serve(far, &site, &visitor(room), Instant::now() + Duration::from_secs(10)).await;
+            let served = serve(far, &site, &visitor(room), None, Instant::now() + Duration::from_secs(10)).await;
             let early = served.map(|Upgraded { stream, early, .. }| {
                 drop(stream);
                 early.to_vec()
@@ -598,7 +678,7 @@ mod tests {
                     std::future::pending::<()>().await;
                 };
                 tokio::select! {
-                    served = serve(far, &site, &visitor, began + Duration::from_secs(10)) => assert!(served.is_none()),
+                    served = serve(far, &site, &visitor, None, began + Duration::from_secs(10)) => assert!(served.is_none()),
                     () = slow => {}
                 }
                 began.elapsed()

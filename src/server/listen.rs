@@ -138,7 +138,7 @@ async fn connection(mut socket: Socket, visitor: Visitor, shared: Arc<Shared>, m
         return;
     }
     // The address the connection came to, which its peer cannot choose.
-    let host = socket.local_address().map(|at| at.to_string().into());
+    let host: Option<Box<str>> = socket.local_address().map(|at| at.to_string().into());
     // Boxed, so that what HTTP needs is given back before the session, which may last for days, begins.
     let upgraded = Box::pin(async {
         let visitor = Mutex::new(visitor);
@@ -148,7 +148,7 @@ async fn connection(mut socket: Socket, visitor: Visitor, shared: Arc<Shared>, m
                 let told = timeout_at(deadline, proxy::read_header(&mut socket)).await.ok()?.ok()?;
                 lock(&visitor).told(told);
             }
-            http::serve(socket, &shared.site, &visitor, deadline).await
+            http::serve(socket, &shared.site, &visitor, host.as_deref(), deadline).await
         };
         let upgraded = tokio::select! {
             upgraded = greeting => upgraded?,

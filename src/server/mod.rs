@@ -12,6 +12,7 @@
 //! | `admission` | what one address and one author may do |
 //! | `http` | the one request of a connection: upgrade, NIP-11, landing page, `/health` |
 //! | `names` | names of people at this relay (NIP-05) |
+//! | `manage` | the management API (NIP-86) |
 //! | `nip11`, `pages` | the information document and the landing page |
 //! | `session` | the life of one WebSocket |
 //! | `frame` | WebSocket frames, without I/O |
@@ -33,6 +34,7 @@ mod frame;
 mod http;
 mod links;
 mod listen;
+mod manage;
 mod names;
 mod neighbours;
 mod nip11;
@@ -195,7 +197,11 @@ impl Server {
         let site = {
             let (relay, registry, counters) = (relay.clone(), Arc::clone(&registry), Arc::clone(&counters));
             let limiter = Arc::clone(&limiter);
-            Site::new(config, move || health(&relay, &registry, &counters, &limiter)).map_err(ServerError::Pages)?
+            let health = {
+                let relay = relay.clone();
+                move || health(&relay, &registry, &counters, &limiter)
+            };
+            Site::new(config, health).map_err(ServerError::Pages)?.of(relay)
         };
         let shared = Arc::new(Shared {
             relay,

@@ -3,6 +3,7 @@
 use serde::Serialize;
 
 use crate::config::Config;
+use crate::relay::policy::moderation::Lists;
 
 /// Where the source lives. NIP-11 wants an address.
 pub(super) const SOFTWARE: &str = "https://github.com/ratite/ratite";
@@ -29,6 +30,7 @@ pub(super) fn supported_nips(config: &Config) -> Vec<u16> {
         (62, true),
         (67, policy.eose_hints),
         (70, true),
+        (86, !policy.admins.is_empty()),
     ];
     list.into_iter().filter_map(|(nip, is_on)| is_on.then_some(nip)).collect()
 }
@@ -77,15 +79,15 @@ struct Limitation {
     created_at_upper_limit: Option<u64>,
 }
 
-/// Writes the document as JSON.
-pub(super) fn document(config: &Config) -> Result<Vec<u8>, serde_json::Error> {
+/// Writes the document as JSON. What was changed while the relay ran counts more than the configuration.
+pub(super) fn document(config: &Config, lists: &Lists) -> Result<Vec<u8>, serde_json::Error> {
     let info = &config.info;
     let limits = &config.limits;
     serde_json::to_vec(&Document {
-        name: &info.name,
-        description: &info.description,
+        name: lists.text("name").unwrap_or(&info.name),
+        description: lists.text("description").unwrap_or(&info.description),
         banner: &info.banner,
-        icon: &info.icon,
+        icon: lists.text("icon").unwrap_or(&info.icon),
         pubkey: info.pubkey.map(|key| key.to_string()),
         contact: &info.contact,
         supported_nips: supported_nips(config),
@@ -104,7 +106,7 @@ pub(super) fn document(config: &Config) -> Result<Vec<u8>, serde_json::Error> {
             min_pow_difficulty: config.policy.min_pow_difficulty,
             auth_required: false,
             payment_required: false,
-            restricted_writes: config.policy.min_pow_difficulty > 0,
+            restricted_writes: config.policy.min_pow_difficulty > 0 || lists.restrict_writes(),
             created_at_lower_limit: switched_on(limits.created_at_lower_limit),
             created_at_upper_limit: switched_on(limits.created_at_upper_limit),
         },
@@ -123,7 +125,7 @@ mod tests {
     use super::*;
 
     fn written(config: &Config) -> Value {
-        serde_json::from_slice(&document(config).unwrap()).unwrap()
+        serde_json::from_slice(&document(config, &Lists::default()).unwrap()).unwrap()
     }
 
     #[test]

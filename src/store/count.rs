@@ -23,6 +23,8 @@ pub struct Count {
     walked: u64,
     force: Option<usize>,
     visible: Visible,
+    /// Events of public kinds may be hidden, too.
+    look_at_all: bool,
     way: Way,
 }
 
@@ -68,12 +70,26 @@ impl Count {
         if filters.iter().any(|filter| filter.limit.is_some()) {
             filters = filters.iter().map(|filter| Filter { limit: None, ..filter.clone() }).collect();
         }
-        Count { filters, found: 0, walked: 0, force: None, visible: Visible(None), way: Way::Unknown }
+        Count {
+            filters,
+            found: 0,
+            walked: 0,
+            force: None,
+            visible: Visible(None),
+            look_at_all: false,
+            way: Way::Unknown,
+        }
     }
 
-    /// Passes over records for which `may_see` is false, as [`Scan::visible`]. It is asked about kinds with a restricted audience only.
-    pub fn visible(mut self, may_see: impl Fn(&Record<'_>) -> bool + Send + Sync + 'static) -> Count {
+    /// Passes over records for which `may_see` is false, as [`Scan::visible`]. Unless `look_at_all` is set it is asked about kinds with a
+    /// restricted audience only.
+    pub fn visible(
+        mut self,
+        may_see: impl Fn(&Record<'_>) -> bool + Send + Sync + 'static,
+        look_at_all: bool,
+    ) -> Count {
         self.visible = Visible(Some(Arc::new(may_see)));
+        self.look_at_all = look_at_all;
         self
     }
 
@@ -184,6 +200,7 @@ impl Count {
             let known = store.owners().known(index, &prefix, filter);
             let (known, owner) = match index {
                 // What not everybody may see is looked at each time.
+                _ if self.look_at_all => (0, None),
                 _ if self.visible.0.is_some() && !index.kind_of(&prefix).is_some_and(is_public) => (0, None),
                 Index::Time | Index::Kinds => (Seq::MAX, None),
                 Index::Authors | Index::Tags => known.map_or((0, None), |(owner, before)| (before, Some(owner))),

@@ -12,6 +12,7 @@
 //! | `expirations` | | time u40, seq (10) | empty |
 //! | `tombstones` | | see [`super::tombstone`] | until when u64, by which event (40) |
 //! | `meta` | | name | MessagePack |
+//! | `lists` | | which list (1), item | MessagePack, see [`super::lists`] |
 //! | `reserve` | | number u32 (4) | a blank page, see [`super::reserve`] |
 //!
 //! `t` is `created_at` clamped to 32 bits; the exact value is in the record. `h7` is the first seven bytes of a SipHash-1-3
@@ -46,12 +47,13 @@ pub struct Tables {
     pub tombstones: Table,
     pub meta: Table,
     pub reserve: Table,
+    pub lists: Table,
 }
 
 const POSTINGS: DatabaseFlags = DatabaseFlags::DUP_SORT.union(DatabaseFlags::DUP_FIXED);
 const PLAIN: DatabaseFlags = DatabaseFlags::empty();
 
-const COUNT: usize = 11;
+const COUNT: usize = 12;
 
 /// Names and flags, in the order of the fields of [`Tables`].
 const DEFINITIONS: [(&str, DatabaseFlags); COUNT] = [
@@ -66,12 +68,13 @@ const DEFINITIONS: [(&str, DatabaseFlags); COUNT] = [
     ("tombstones", PLAIN),
     ("meta", PLAIN),
     ("reserve", PLAIN),
+    ("lists", PLAIN),
 ];
 
 impl Tables {
     fn from_list(t: [Table; COUNT]) -> Tables {
-        let [events, ids, time, kinds, authors, tags, addresses, expirations, tombstones, meta, reserve] = t;
-        Tables { events, ids, time, kinds, authors, tags, addresses, expirations, tombstones, meta, reserve }
+        let [events, ids, time, kinds, authors, tags, addresses, expirations, tombstones, meta, reserve, lists] = t;
+        Tables { events, ids, time, kinds, authors, tags, addresses, expirations, tombstones, meta, reserve, lists }
     }
 
     pub fn list(&self) -> [(&'static str, Table); COUNT] {
@@ -88,6 +91,7 @@ impl Tables {
             t.tombstones,
             t.meta,
             t.reserve,
+            t.lists,
         ];
         std::array::from_fn(|i| (DEFINITIONS[i].0, tables[i]))
     }

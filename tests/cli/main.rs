@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a failed unwrap fails the test")]
 
+mod admin;
 mod backup;
 mod config;
 mod damage;
@@ -26,9 +27,10 @@ fn help_and_version_are_no_errors() {
         assert!(ended.out.contains("ratite"), "{arguments:?}");
     }
     assert_eq!(place.run(&["--version"]).out, format!("ratite {}\n", env!("CARGO_PKG_VERSION")));
-    for command in
-        ["relay", "import", "export", "scan", "delete", "info", "verify", "backup", "restore", "config", "drain"]
-    {
+    for command in [
+        "relay", "import", "export", "scan", "delete", "info", "verify", "backup", "restore", "config", "admin",
+        "drain",
+    ] {
         let help = place.run(&["help", command]).out;
         assert!(help.contains("Examples:\n  "), "{command} teaches by example: {help}");
     }

@@ -5,6 +5,7 @@ mod auth;
 mod count;
 mod end;
 mod hostile;
+mod manage;
 mod nip01;
 mod private;
 mod publish;
@@ -64,6 +65,8 @@ const SECTIONS: &[(&str, u32)] = &[
     ("n62_", 12),
     ("n67_", 5),
     ("n70_", 7),
+    ("n86_", 9),
+    ("n98_", 9),
 ];
 
 /// Lines that no test shows, or will not before what they are about is there, and why. A line such as `h163_to_h181` stands for all
@@ -72,11 +75,8 @@ const WITHOUT: &[(&str, &str)] = &[
     ("n05_02", "a relay may take only events of those whose names it can verify; this one has no such policy"),
     ("n67_04", "what would include all events of the boundary second; a limit is a limit here"),
     ("h163_to_h181", "negentropy is not there yet; its verbs are unknown ones"),
-    ("h231", "there is no management API yet: POST is refused"),
-    ("h232", "as above"),
-    ("h233", "as above"),
-    ("h234", "as above"),
-    ("h235", "as above"),
+    ("n86_04", "methods beside the NIP's: they are listed like the others"),
+    ("n86_08", "roles belong to relay membership (NIP-43), which is not there yet"),
     ("n11_15", "fees: a relay that takes no payments says nothing of them"),
     ("n17_13", "what is inside a gift wrap is invisible to a relay"),
     ("n59_03", "a relay may refuse gift wraps as a whole; this one has no such switch"),

@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
+use super::moderation::Moderation;
 use super::viewer::Viewer;
 use crate::nostr::{Event, Kind, RelayAddress};
 
@@ -56,7 +57,13 @@ impl OwnAddresses {
 }
 
 /// Checks an AUTH and adds its key to what the viewer has proved. The error is the text of an OK.
-pub fn authenticate(event: &Event, viewer: &Viewer, own: &OwnAddresses, now: u64) -> Result<(), String> {
+pub fn authenticate(
+    event: &Event,
+    viewer: &Viewer,
+    own: &OwnAddresses,
+    moderation: &Moderation,
+    now: u64,
+) -> Result<(), String> {
     let challenge = viewer.challenge().ok_or("error: nobody can authenticate here")?;
     check_claim(event, &challenge, |url| own.contain(url, viewer.host()), now).inspect_err(|_| {
         let relay = event.tags.iter().find(|tag| tag.name() == "relay").and_then(|tag| tag.value());
@@ -70,6 +77,9 @@ pub fn authenticate(event: &Event, viewer: &Viewer, own: &OwnAddresses, now: u64
         return Err("rate-limited: this connection has authenticated often enough".into());
     }
     event.check_id().and_then(|()| event.check_signature()).map_err(|error| format!("invalid: {error}"))?;
+    if moderation.is_banned(&event.pubkey) {
+        return Err("restricted: this key is banned here".into());
+    }
     if !viewer.add(event.pubkey) {
         return Err("rate-limited: this connection has authenticated as many keys as one may".into());
     }

@@ -4,11 +4,14 @@
 //! |---|---|
 //! | [`viewer`] | who is at the other end of a connection, and what that one may see |
 //! | [`auth`] | AUTH: proving who one is (NIP-42) |
+//! | [`moderation`] | the operator's lists: banned and allowed keys, events, kinds |
 //! | [`publish`] | what a stranger's event must keep to beside limits: protected events, proof of work, private layers |
 
 pub mod auth;
+pub mod moderation;
 pub mod publish;
 pub mod viewer;
 
 pub use auth::OwnAddresses;
+pub use moderation::Moderation;
 pub use viewer::Viewer;

@@ -4,10 +4,11 @@
 //! before delivery. For public kinds that costs one look at the kind.
 
 use std::ops::ControlFlow;
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 
 use crate::nostr::{Audience, EventFields, Filter, Kind, PublicKey, TagName, TagRef};
 use crate::relay::lock;
+use crate::relay::policy::Moderation;
 
 /// The most keys that one connection may authenticate (N42-09).
 const MAX_KEYS: usize = 16;
@@ -23,6 +24,7 @@ pub struct Viewer {
     challenge: Option<[u8; 16]>,
     /// Host and port under which the peer reached this relay, when the server can vouch for them.
     host: Option<Box<str>>,
+    moderation: Arc<Moderation>,
     proved: Mutex<Proved>,
 }
 
@@ -37,11 +39,11 @@ struct Proved {
 
 impl Viewer {
     /// A connection that has proved nothing yet. With `auth` it has a fresh challenge.
-    pub fn new(auth: bool, guarded: bool, host: Option<Box<str>>) -> Viewer {
+    pub fn new(auth: bool, guarded: bool, host: Option<Box<str>>, moderation: Arc<Moderation>) -> Viewer {
         let mut challenge = [0; 16];
         // A system without random bytes has no unpredictable challenge, so nobody can authenticate.
         let challenge = (auth && getrandom::fill(&mut challenge).is_ok()).then_some(challenge);
-        Viewer { guarded, challenge, host, proved: Mutex::default() }
+        Viewer { guarded, challenge, host, moderation, proved: Mutex::default() }
     }
 
     /// The challenge as text: 32 hexadecimal digits, 128 random bits (N42-02).
@@ -79,18 +81,22 @@ impl Viewer {
         true
     }
 
-    /// Whether this key was proved here.
+    /// Whether this key was proved here. One that is banned has no rights any more (N42-13).
     pub fn is(&self, key: &PublicKey) -> bool {
-        lock(&self.proved).keys.contains(key)
+        lock(&self.proved).keys.contains(key) && !self.moderation.is_banned(key)
     }
 
     /// Whether any key was proved here.
     pub fn is_somebody(&self) -> bool {
-        !lock(&self.proved).keys.is_empty()
+        lock(&self.proved).keys.iter().any(|key| !self.moderation.is_banned(key))
     }
 
-    /// Whether this connection may learn of the event: the guard of private kinds (N17-01, N17-03).
+    /// Whether this connection may learn of the event: the guard of private kinds (N17-01, N17-03), and of what banned keys
+    /// left here.
     pub fn may_see(&self, event: &impl EventFields) -> bool {
+        if self.moderation.hides(event) {
+            return false;
+        }
         let audience = event.kind().audience();
         if audience == Audience::Public || !self.guarded {
             return true;
@@ -99,14 +105,13 @@ impl Viewer {
         if proved.keys.is_empty() {
             return false;
         }
-        if audience == Audience::Parties && proved.keys.contains(&event.pubkey()) {
+        let is_mine = |key: &PublicKey| proved.keys.contains(key) && !self.moderation.is_banned(key);
+        if audience == Audience::Parties && is_mine(&event.pubkey()) {
             return true;
         }
         event
             .visit_indexed_tags(|name, value| match value {
-                TagRef::Hex(key) if name == TagName::P && proved.keys.contains(&PublicKey(key)) => {
-                    ControlFlow::Break(())
-                }
+                TagRef::Hex(key) if name == TagName::P && is_mine(&PublicKey(key)) => ControlFlow::Break(()),
                 _ => ControlFlow::Continue(()),
             })
             .is_break()
@@ -142,6 +147,10 @@ mod tests {
     use super::*;
     use crate::nostr::{Event, EventId, Signature, Tags};
 
+    fn somebody(auth: bool, guarded: bool) -> Viewer {
+        Viewer::new(auth, guarded, None, Arc::default())
+    }
+
     fn event(kind: u16, author: u8, p: &[u8]) -> Event {
         let mut tags = Tags::new();
         for key in p {
@@ -160,7 +169,7 @@ mod tests {
 
     #[test]
     fn n17_01_n17_02_n17_10_n59_02_n04_01_who_may_see_what() {
-        let viewer = Viewer::new(true, true, None);
+        let viewer = somebody(true, true);
         let private = [4, 13, 14, 15, 444, 1059, 21059];
         for kind in private {
             assert!(!viewer.may_see(&event(kind, 1, &[2, 3])), "nobody sees kind {kind}");
@@ -175,12 +184,12 @@ mod tests {
             let own = viewer.may_see(&event(kind, 3, &[2]));
             assert_eq!(own, !matches!(kind, 1059 | 21059), "the author of {kind}");
         }
-        assert!(Viewer::new(true, false, None).may_see(&event(1059, 1, &[2])), "the open switch");
+        assert!(somebody(true, false).may_see(&event(1059, 1, &[2])), "the open switch");
     }
 
     #[test]
     fn n42_09_a_connection_has_sixteen_keys_at_most() {
-        let viewer = Viewer::new(true, true, None);
+        let viewer = somebody(true, true);
         for n in 0..16 {
             assert!(viewer.add(PublicKey([n; 32])));
             assert!(viewer.add(PublicKey([n; 32])), "again is nothing new");
@@ -191,16 +200,16 @@ mod tests {
 
     #[test]
     fn n42_02_challenges_are_unpredictable_and_each_their_own() {
-        let (a, b) = (Viewer::new(true, true, None).challenge(), Viewer::new(true, true, None).challenge());
+        let (a, b) = (somebody(true, true).challenge(), somebody(true, true).challenge());
         assert_eq!(a.as_ref().map(String::len), Some(32), "128 bits");
         assert_ne!(a, b);
-        assert_eq!(Viewer::new(false, true, None).challenge(), None);
+        assert_eq!(somebody(false, true).challenge(), None);
     }
 
     #[test]
     fn a_viewer_is_small() {
         // Ten thousand idle connections have one each.
         let size = size_of::<Viewer>();
-        assert!(size <= 88, "{size} bytes");
+        assert!(size <= 96, "{size} bytes");
     }
 }

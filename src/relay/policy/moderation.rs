@@ -1,0 +1,150 @@
+//! Moderation: the operator's lists as every event and every answer meets them.
+//!
+//! The lists lie in the database; here stands a copy of them that is replaced as a whole when they change, by whichever process.
+
+use std::collections::HashSet;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::{Arc, PoisonError, RwLock};
+
+use crate::nostr::{Event, EventFields, EventId, Kind, PublicKey, TagName, TagRef};
+use crate::store::{Entry, List, Store, StoreError};
+
+/// The lists in force.
+#[derive(Debug, Default)]
+pub struct Moderation {
+    lists: RwLock<Arc<Lists>>,
+    /// Some key is banned: what is shown has to be looked at.
+    hides: AtomicBool,
+}
+
+/// A copy of the operator's lists.
+#[derive(Debug, Default)]
+pub struct Lists {
+    version: u64,
+    banned_keys: HashSet<PublicKey>,
+    allowed_keys: HashSet<PublicKey>,
+    banned_events: HashSet<EventId>,
+    banned_kinds: HashSet<Kind>,
+    allowed_kinds: HashSet<Kind>,
+    texts: Vec<(String, String)>,
+}
+
+impl Moderation {
+    /// The lists of a database.
+    pub fn load(store: &Store) -> Result<Moderation, StoreError> {
+        let moderation = Moderation::default();
+        moderation.refresh(store)?;
+        Ok(moderation)
+    }
+
+    /// Reads the lists again if they have changed.
+    pub fn refresh(&self, store: &Store) -> Result<(), StoreError> {
+        // Read before the lists: a change in between is noticed the next time.
+        let version = store.lists_version()?;
+        if version == self.lists().version {
+            return Ok(());
+        }
+        let lists = Arc::new(Lists::load(store, version)?);
+        let mut current = self.lists.write().unwrap_or_else(PoisonError::into_inner);
+        self.hides.store(!lists.banned_keys.is_empty(), Relaxed);
+        *current = lists;
+        Ok(())
+    }
+
+    /// The lists of this moment.
+    pub fn lists(&self) -> Arc<Lists> {
+        self.lists.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Whether there may be events that are to be shown to nobody.
+    pub fn hides_some(&self) -> bool {
+        self.hides.load(Relaxed)
+    }
+
+    /// Whether the event is to be shown to nobody.
+    pub fn hides(&self, event: &impl EventFields) -> bool {
+        self.is_banned(&event.pubkey())
+    }
+
+    /// Whether this key is banned.
+    pub fn is_banned(&self, key: &PublicKey) -> bool {
+        self.hides.load(Relaxed) && self.lists().banned_keys.contains(key)
+    }
+}
+
+impl Lists {
+    fn load(store: &Store, version: u64) -> Result<Lists, StoreError> {
+        fn set<T: Eq + std::hash::Hash, const N: usize>(
+            store: &Store,
+            list: List,
+            item: impl Fn([u8; N]) -> T,
+        ) -> Result<HashSet<T>, StoreError> {
+            let items = store.list(list, None, usize::MAX)?;
+            Ok(items.iter().filter_map(|(bytes, _)| bytes.as_slice().try_into().ok().map(&item)).collect())
+        }
+        let kind = |bytes| Kind(u16::from_be_bytes(bytes));
+        let texts = store.list(List::Texts, None, usize::MAX)?;
+        let texts =
+            texts.into_iter().filter_map(|(name, Entry { reason, .. })| Some((String::from_utf8(name).ok()?, reason)));
+        Ok(Lists {
+            version,
+            banned_keys: set(store, List::BannedKeys, PublicKey)?,
+            allowed_keys: set(store, List::AllowedKeys, PublicKey)?,
+            banned_events: set(store, List::BannedEvents, EventId)?,
+            banned_kinds: set(store, List::BannedKinds, kind)?,
+            allowed_kinds: set(store, List::AllowedKinds, kind)?,
+            texts: texts.collect(),
+        })
+    }
+
+    /// A number that changes with the lists.
+    pub fn version(&self) -> u64 {
+        self.version
+    }
+
+    /// Whether writers must be on a list, or kinds (N11-13).
+    pub fn restrict_writes(&self) -> bool {
+        !self.allowed_keys.is_empty() || !self.allowed_kinds.is_empty()
+    }
+
+    /// The text that takes the place of a configured one (`name`, `description`, `icon`).
+    pub fn text(&self, field: &str) -> Option<&str> {
+        self.texts.iter().find(|(name, _)| name == field).map(|(_, text)| text.as_str())
+    }
+
+    /// What no event may break, whichever door it comes through. A request to vanish is obeyed whoever makes it (N62-07).
+    pub fn check(&self, event: &Event) -> Result<(), String> {
+        if event.kind != Kind::VANISH && self.banned_keys.contains(&event.pubkey) {
+            return Err("blocked: this author is banned here".into());
+        }
+        if self.banned_events.contains(&event.id) {
+            return Err("blocked: this event is banned here".into());
+        }
+        Ok(())
+    }
+
+    /// What a stranger's event may not break as well.
+    pub fn check_stranger(&self, event: &Event) -> Result<(), String> {
+        if event.kind == Kind::VANISH {
+            return Ok(());
+        }
+        let allowed_kind = self.allowed_kinds.is_empty() || self.allowed_kinds.contains(&event.kind);
+        if !allowed_kind || self.banned_kinds.contains(&event.kind) {
+            return Err(format!("blocked: kind {} is not taken here", event.kind));
+        }
+        if self.allowed_keys.is_empty() || self.allowed_keys.contains(&event.pubkey) {
+            return Ok(());
+        }
+        // A gift wrap is signed by nobody; it is for somebody (N17-09).
+        let for_somebody = event.kind == Kind::GIFT_WRAP || event.kind == Kind::EPHEMERAL_GIFT_WRAP;
+        let mut recipients = event.tags.iter().filter_map(|tag| tag.indexed());
+        let is_allowed = |(name, value): (TagName, TagRef<'_>)| match value {
+            TagRef::Hex(key) => name == TagName::P && self.allowed_keys.contains(&PublicKey(key)),
+            TagRef::Text(_) => false,
+        };
+        match for_somebody && recipients.any(is_allowed) {
+            true => Ok(()),
+            false => Err("blocked: this author is not one of those who may publish here".into()),
+        }
+    }
+}

@@ -1,0 +1,89 @@
+//! The management API over HTTP (NIP-86): who may call it, and what is answered.
+
+use std::collections::VecDeque;
+use std::sync::{Mutex, PoisonError};
+
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use crate::nostr::{EventId, PublicKey, http_auth};
+use crate::relay::{Relay, admin};
+
+/// The media type of requests and answers.
+pub(super) const MEDIA_TYPE: &str = "application/nostr+json+rpc";
+
+/// The longest request, in bytes.
+pub(super) const MAX_BODY: usize = 64 * 1024;
+
+/// The management API of one relay.
+pub(super) struct Manage {
+    relay: Relay,
+    admins: Vec<PublicKey>,
+    /// Authorisations that were used and are still good, with the time at which they are no longer: each serves once (N98-08).
+    used: Mutex<VecDeque<(EventId, u64)>>,
+    /// One call at a time.
+    turn: tokio::sync::Mutex<()>,
+}
+
+/// What a call is made of.
+#[derive(Deserialize)]
+struct Request {
+    method: String,
+    #[serde(default)]
+    params: Vec<Value>,
+}
+
+impl Manage {
+    /// The API for these administrators; `None` when there are none.
+    pub(super) fn new(relay: Relay, admins: &[PublicKey]) -> Option<Manage> {
+        let (used, turn) = (Mutex::default(), tokio::sync::Mutex::default());
+        (!admins.is_empty()).then(|| Manage { relay, admins: admins.to_vec(), used, turn })
+    }
+
+    /// Answers a request with its status and JSON. `host` is where the peer reached this relay, see [`Relay::connect`].
+    pub(super) async fn answer(&self, authorization: Option<&str>, host: Option<&str>, body: &[u8]) -> (u16, Value) {
+        if let Err((status, why)) = self.authorize(authorization, host, body) {
+            return (status, json!({ "error": why }));
+        }
+        let request: Request = match serde_json::from_slice(body) {
+            Ok(request) => request,
+            Err(error) => return (200, json!({ "error": format!("this is not a request: {error}") })),
+        };
+        let _turn = self.turn.lock().await;
+        let relay = self.relay.clone();
+        let call = tokio::task::spawn_blocking(move || {
+            let result = admin::call(&relay, &request.method, &request.params);
+            tracing::info!(method = %request.method.escape_debug(), ok = result.is_ok(), "management call");
+            result
+        });
+        match call.await {
+            Ok(Ok(result)) => (200, json!({ "result": result })),
+            Ok(Err(error)) => (200, json!({ "error": error })),
+            Err(_) => (500, json!({ "error": "the call came to no end" })),
+        }
+    }
+
+    fn authorize(&self, header: Option<&str>, host: Option<&str>, body: &[u8]) -> Result<(), (u16, &'static str)> {
+        let settings = self.relay.settings();
+        let now = settings.clock.now();
+        // The relay's address in either scheme: clients know it as wss://, HTTP as https:// (N98-04).
+        let is_own = |url: &str| {
+            let url = url.strip_prefix("http").map_or_else(|| url.to_owned(), |rest| format!("ws{rest}"));
+            settings.addresses.contain(&url, host)
+        };
+        let header = header.ok_or((401, "an Authorization header is needed (NIP-98)"))?;
+        let event = http_auth::check(header, "POST", is_own, body, now).map_err(|why| (401, why))?;
+        if !self.admins.contains(&event.pubkey) {
+            return Err((403, "this key does not manage this relay"));
+        }
+        let mut used = self.used.lock().unwrap_or_else(PoisonError::into_inner);
+        while used.front().is_some_and(|(_, until)| *until < now) {
+            used.pop_front();
+        }
+        if used.iter().any(|(id, _)| *id == event.id) {
+            return Err((401, "this authorisation was used before"));
+        }
+        used.push_back((event.id, now + 2 * http_auth::WINDOW));
+        Ok(())
+    }
+}

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use ratite::nostr::Event;
 
-use crate::wire::{Socket, TestRelay, now, pubkey, sign};
+use crate::wire::{Socket, TestRelay, eventually, now, pubkey, sign};
 use crate::{ask, id, publish};
 
 /// An event of this kind from one author to others.
@@ -125,6 +125,7 @@ fn n17_03_n17_07_n59_01_n59_02_live_messages_reach_those_they_concern_from_auth_
     assert!(publish(&mut sender, &early).0);
     assert_eq!(witness.hears("EVENT", "all")[2]["id"], id(&early));
     drop(witness);
+    eventually("the witness is gone", || relay.relay.stats().clients == 3);
     // The ephemeral sort is heard by nobody yet.
     let (ok, words) = publish(&mut sender, &letter(9, 21059, &[2], "nobody"));
     assert!(!ok && words.starts_with("mute:"), "{words}");

@@ -211,6 +211,18 @@ fn h241_too_many_connections_get_429() {
 }
 
 #[test]
+fn a_refused_visitor_that_says_nothing_is_soon_gone() {
+    let relay = strict(|config| {
+        config.rates.connections = 1;
+        config.listen.header_timeout = 300;
+    });
+    let _first = relay.connect();
+    let mut silent = TcpStream::connect(relay.address).unwrap();
+    silent.set_read_timeout(Some(wire::PATIENCE)).unwrap();
+    assert_eq!(silent.read(&mut [0; 100]).unwrap(), 0, "nothing but the end, and long before the five minutes");
+}
+
+#[test]
 fn new_connections_have_a_rate() {
     let relay = strict(|config| config.rates.new_connections = 3);
     for _ in 0..3 {

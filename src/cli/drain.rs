@@ -16,7 +16,9 @@ use crate::server::{Neighbour, neighbours};
         away one by one over listen.drain_spread, and ends. Everything it promised is kept, and until the end both relays serve \
         what either takes in.\n\n\
         To upgrade without dropping anybody, start the new relay beside the old one, with the same configuration, and then run \
-        this: when several relays run over the same data, all but the newest hand over. SIGUSR1 asks a relay for the same.",
+        this: when several relays run over the same data, all but the newest hand over. SIGUSR1 asks a relay for the same.\n\n\
+        Connections that the kernel has accepted are served. One whose handshake is under way at that very moment may have to \
+        try again; with `sysctl net.ipv4.tcp_migrate_req=1` Linux hands over those as well.",
     after_help = "\
 Examples:
   ratite relay & ratite drain          a new relay takes over from the old one

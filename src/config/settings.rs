@@ -187,7 +187,7 @@ settings! {
         /// The longest that it grows to.
         max_penalty: u64 = 3_600, seconds(1..=2_592_000);
         /// How many addresses and how many authors are remembered at once. At the bound the most harmless are forgotten. An
-        /// address takes about 200 bytes, an author 50.
+        /// address takes at most 200 bytes, an author 70.
         remembered: usize = 50_000, count(1_000..=10_000_000);
     }
 

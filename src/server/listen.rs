@@ -21,6 +21,9 @@ pub(super) const OVERFLOW: usize = 64;
 /// Pause after a failed `accept`, so that running out of file descriptors does not become a busy loop.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
+/// How long a visitor that was refused may take to ask why.
+const REFUSED_PATIENCE: Duration = Duration::from_secs(2);
+
 /// At most one log line about failed accepts in this time.
 const ACCEPT_COMPLAINT: Duration = Duration::from_secs(10);
 
@@ -143,7 +146,9 @@ async fn connection(mut socket: Socket, visitor: Visitor, shared: Arc<Shared>, m
     let upgraded = Box::pin(async {
         let visitor = Mutex::new(visitor);
         let greeting = async {
-            let deadline = Instant::now() + shared.patience.header;
+            // Who only gets a refusal keeps one of few places for answers.
+            let most = if lock(&visitor).is_refused() { REFUSED_PATIENCE } else { Duration::MAX };
+            let deadline = Instant::now() + shared.patience.header.min(most);
             if lock(&visitor).speaks_proxy_protocol() {
                 let told = timeout_at(deadline, proxy::read_header(&mut socket)).await.ok()?.ok()?;
                 lock(&visitor).told(told);

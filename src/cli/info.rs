@@ -1,4 +1,4 @@
-//! `ratite info`: what is in the database, and whether it is in order.
+//! `ratite info`: what is in the database.
 
 use std::path::Path;
 
@@ -7,8 +7,8 @@ use clap::Args;
 use super::failure::{CLEAN, Outcome};
 use super::globals::Globals;
 use super::output::{print, print_json};
-use super::{text, time, verify};
-use crate::store::{StoreInfo, VerifyReport};
+use super::{text, time};
+use crate::store::StoreInfo;
 
 /// Show what is in the database
 #[derive(Args, Debug)]
@@ -19,57 +19,37 @@ use crate::store::{StoreInfo, VerifyReport};
 Examples:
   ratite info
   ratite info --json | jq .events
-  ratite info --verify
 
-With --verify the exit code is 1 when something is wrong."
+`ratite verify` tells whether it is in order."
 )]
 pub(super) struct InfoArgs {
     /// Print everything as JSON
     #[arg(long)]
     json: bool,
-    /// Also compare every table with every other; takes time with a large database
-    #[arg(long)]
-    verify: bool,
 }
 
 pub(super) fn run(args: &InfoArgs, globals: &Globals) -> Outcome {
     let (store, _) = globals.open_existing()?;
-    let report = if args.verify { Some(store.verify()?) } else { None };
-    // What can be asked of a file with damaged pages is uncertain, so nothing is.
-    let sound = report.as_ref().is_none_or(|report| report.pages_are_sound);
-    let info = if sound { Some(store.info()?) } else { None };
+    let info = store.info()?;
     if args.json {
-        let path = store.path().display().to_string();
-        print_json(&Json { path, info: info.as_ref(), verify: report.as_ref() })?;
+        print_json(&Json { path: store.path().display().to_string(), info: &info })?;
     } else {
-        print(&show(store.path(), info.as_ref(), report.as_ref()))?;
+        print(&show(store.path(), &info))?;
     }
-    Ok(report.map_or(CLEAN, |report| verify::end(&report)))
+    Ok(CLEAN)
 }
 
 #[derive(serde::Serialize)]
 struct Json<'a> {
     path: String,
     #[serde(flatten)]
-    info: Option<&'a StoreInfo>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    verify: Option<&'a VerifyReport>,
+    info: &'a StoreInfo,
 }
 
-fn show(path: &Path, info: Option<&StoreInfo>, report: Option<&VerifyReport>) -> String {
-    let mut out = format!("{:<16}{}\n", "data", path.display());
-    if let Some(info) = info {
-        show_info(info, &mut out);
-    }
-    if let Some(report) = report {
-        out.push('\n');
-        out.push_str(&verify::tell(report));
-    }
-    out
-}
-
-fn show_info(info: &StoreInfo, out: &mut String) {
+fn show(path: &Path, info: &StoreInfo) -> String {
+    let mut out = String::new();
     let mut row = |name: &str, value: String| out.push_str(&format!("{name:<16}{value}\n"));
+    row("data", path.display().to_string());
     row("schema version", info.schema_version.to_string());
     row("events", text::number(info.events));
     if let (Some(oldest), Some(newest)) = (info.oldest, info.newest) {
@@ -90,6 +70,7 @@ fn show_info(info: &StoreInfo, out: &mut String) {
     for known in &info.tables {
         table(known.name, &text::number(known.entries), &text::size(known.bytes));
     }
+    out
 }
 
 #[cfg(test)]
@@ -109,8 +90,7 @@ mod tests {
             newest: Some(1_700_000_000),
             tables: vec![TableInfo { name: "events", entries: 12_000, bytes: 8 << 20 }],
         };
-        let mut report = VerifyReport { pages_are_sound: true, events: 12_000, entries: 50_000, faults: Vec::new() };
-        let text = show(Path::new("./data"), Some(&info), Some(&report));
+        let text = show(Path::new("./data"), &info);
         for line in [
             "data            ./data",
             "schema version  1",
@@ -120,14 +100,8 @@ mod tests {
             "file            12.0 MiB, of which 1.0 MiB are free for new events",
             "per event       961 bytes",
             "events                  12,000       8.0 MiB",
-            "12,000 events and 50,000 index entries checked: everything is in order",
         ] {
             assert!(text.lines().any(|found| found == line), "{line} is not in\n{text}");
         }
-        report.faults.push("an entry without its event".to_owned());
-        assert!(show(Path::new("."), Some(&info), Some(&report)).ends_with("checked:\n  an entry without its event\n"));
-        report.pages_are_sound = false;
-        let text = show(Path::new("."), None, Some(&report));
-        assert!(text.starts_with("data            .\n\npages of the file are damaged"), "{text}");
     }
 }

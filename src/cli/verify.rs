@@ -58,7 +58,7 @@ pub(super) fn check(store: &Store, signatures: bool, stop: &Stop) -> Result<Veri
 }
 
 /// What a check found, for people.
-pub(super) fn tell(report: &VerifyReport) -> String {
+fn tell(report: &VerifyReport) -> String {
     let mut out = if report.pages_are_sound {
         let entries = text::number(report.entries);
         let end = if report.faults.is_empty() { ": everything is in order" } else { ":" };
@@ -71,11 +71,26 @@ pub(super) fn tell(report: &VerifyReport) -> String {
 }
 
 /// Tells that something is wrong, if it is, and what to do; returns how the command ends.
-pub(super) fn end(report: &VerifyReport) -> ExitCode {
+fn end(report: &VerifyReport) -> ExitCode {
     if report.faults.is_empty() {
         return CLEAN;
     }
     complain(&format!("error: the database has {}", things(report.faults.len() as u64, "fault")));
     complain(&format!("       {RESCUE}"));
     ExitCode::from(FAILED)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_report_is_told() {
+        let mut report = VerifyReport { pages_are_sound: true, events: 12_000, entries: 50_000, faults: Vec::new() };
+        assert_eq!(tell(&report), "12,000 events and 50,000 index entries checked: everything is in order\n");
+        report.faults.push("an entry without its event".to_owned());
+        assert!(tell(&report).ends_with("checked:\n  an entry without its event\n"));
+        report.pages_are_sound = false;
+        assert!(tell(&report).starts_with("pages of the file are damaged"));
+    }
 }

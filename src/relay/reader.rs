@@ -172,7 +172,7 @@ fn append_record(subscription: &Subscription, messages: &mut Vec<u8>, record: &R
     subscription.append_event(messages, |out| {
         let whole = record.write_json(out);
         if !whole {
-            // A damaged record costs its own event, not the answer; `ratite info` and the log tell of it.
+            // A damaged record costs its own event, not the answer; `ratite verify` and the log tell of it.
             tracing::error!(id = %record.id(), "a stored event is damaged and was left out");
         }
         whole

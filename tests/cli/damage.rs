@@ -53,7 +53,7 @@ fn damaged_events_are_left_out_named_and_counted() {
     assert_eq!((ended.code, ended.out.lines().count()), (2, 24), "{}", ended.err);
     assert_eq!(place.run(&["scan", "--count", "{}"]).code, 2);
     assert_eq!(place.run(&["scan", "{\"kinds\":[1],\"limit\":10}"]).code, 0, "nothing damaged is among these");
-    let ended = place.run(&["info", "--verify"]);
+    let ended = place.run(&["verify"]);
     assert_eq!(ended.code, 1);
     assert!(ended.out.contains("event 7 is not a record") && ended.err.contains("ratite export"), "{}", ended.err);
 
@@ -115,7 +115,7 @@ fn a_database_that_is_cut_off_is_refused_by_every_command() {
     fs::write(place.path(FILE), "").unwrap();
     place.run(&["export"]).assert_failed("there is no database in");
     fs::write(place.path(FILE), whole).unwrap();
-    assert_eq!(place.run(&["info", "--verify"]).code, 0);
+    assert_eq!(place.run(&["verify"]).code, 0);
 }
 
 #[test]
@@ -144,7 +144,7 @@ fn a_lost_page_costs_what_stood_on_it() {
             }
         }
         // Whoever looks closer is told of every page that is used.
-        let ended = place.run(&["info", "--verify"]);
+        let ended = place.run(&["verify"]);
         assert!(ended.code == 1 || count == 120, "page {page}: {}{}", ended.out, ended.err);
         told += u32::from(ended.out.contains(&format!("page {page} of ")));
         // Indices that lead nowhere end in words as well.

@@ -298,7 +298,7 @@ fn an_import_that_is_stopped_keeps_whole_batches_and_continues_later() {
 
     let again = place.feed(&["import", "--json"], notes(60).as_bytes());
     assert_eq!((again.code, &again.json()["new"], &again.json()["already_there"]), (0, &20.into(), &40.into()));
-    assert_eq!(place.run(&["info", "--verify"]).code, 0);
+    assert_eq!(place.run(&["verify"]).code, 0);
 }
 
 #[test]
@@ -309,7 +309,7 @@ fn the_real_corpus_survives_import_and_export() {
     let ended = place.run(&["import", "--json", corpus.join("real-events.jsonl").to_str().unwrap()]);
     assert!(ended.code == 0 || ended.code == 2, "{}", ended.err);
     let exported = place.export(&[]);
-    assert_eq!(exported.len() as u64, place.run(&["info", "--json", "--verify"]).json()["events"]);
+    assert_eq!(exported.len() as u64, place.run(&["verify", "--json"]).json()["events"]);
     let other = Place::new();
     assert_eq!(other.feed(&["import", "--json"], exported.join("\n").as_bytes()).code, 0);
     assert_eq!(other.export(&[]), exported, "byte for byte");

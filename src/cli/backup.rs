@@ -98,7 +98,7 @@ pub(super) fn backup(args: &BackupArgs, globals: &Globals) -> Outcome {
 }
 
 /// Has the copy written, which LMDB does in one go, on a thread of its own.
-fn write(store: crate::store::Store, copy: Copy, bytes: u64, stop: &Stop) -> Result<Copy, Failure> {
+pub(super) fn write(store: crate::store::Store, copy: Copy, bytes: u64, stop: &Stop) -> Result<Copy, Failure> {
     let copy = Arc::new(copy);
     let file = copy.file();
     let writer = std::thread::spawn({
@@ -112,7 +112,7 @@ fn write(store: crate::store::Store, copy: Copy, bytes: u64, stop: &Stop) -> Res
         if stop.requested() {
             // The thread goes with the process; what it wrote goes now.
             let _ = fs::remove_dir_all(file.parent().unwrap_or(Path::new("")));
-            return Err(Failure::new("the backup was stopped", "Nothing of it is left; run it again."));
+            return Err(Failure::new("it was stopped", "Nothing of it is left; run it again."));
         }
         std::thread::sleep(LOOK);
     }
@@ -121,7 +121,7 @@ fn write(store: crate::store::Store, copy: Copy, bytes: u64, stop: &Stop) -> Res
         Ok(written) => written.map_err(|error| unwritable(&file, error.into()))?,
         Err(panic) => std::panic::resume_unwind(panic),
     }
-    Arc::into_inner(copy).ok_or_else(|| Failure::new("the backup is still being written", "Please report this."))
+    Arc::into_inner(copy).ok_or_else(|| Failure::new("the copy is still being written", "Please report this."))
 }
 
 pub(super) fn restore(args: &RestoreArgs, globals: &Globals) -> Outcome {
@@ -153,7 +153,7 @@ pub(super) fn restore(args: &RestoreArgs, globals: &Globals) -> Outcome {
     let report = checked(&copy, config.storage.map_size, &stop, &source.display().to_string())?;
     // Somebody may have come in the meantime.
     ensure_unused(data)?;
-    let kept = beside(&place, &format!(".{}", stamp()));
+    let kept = kept_as(data);
     let had_one = place.exists();
     copy::replace(data, copy, &kept)?;
     if had_one && !args.json {
@@ -188,7 +188,7 @@ fn fill(
 }
 
 /// Checks a copy where it lies.
-fn checked(copy: &Copy, map_size: u64, stop: &Stop, what: &str) -> Result<VerifyReport, Failure> {
+pub(super) fn checked(copy: &Copy, map_size: u64, stop: &Stop, what: &str) -> Result<VerifyReport, Failure> {
     let store = copy.open(map_size).map_err(|error| {
         Failure::new(
             format!("{what} is no database that can be used: {error}"),
@@ -209,7 +209,7 @@ fn checked(copy: &Copy, map_size: u64, stop: &Stop, what: &str) -> Result<Verify
 }
 
 /// An error when somebody uses the database in this folder.
-fn ensure_unused(data: &Path) -> Result<(), Failure> {
+pub(super) fn ensure_unused(data: &Path) -> Result<(), Failure> {
     let relays = neighbours(data).map_err(|error| {
         Failure::io(format!("cannot look for relays in {}", data.display()), &error, "Check the folder.")
     })?;
@@ -222,7 +222,7 @@ fn ensure_unused(data: &Path) -> Result<(), Failure> {
     }
 }
 
-fn check_room(folder: &Path, bytes: u64) -> Result<(), Failure> {
+pub(super) fn check_room(folder: &Path, bytes: u64) -> Result<(), Failure> {
     let parent = folder.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
     // Where the system does not say, writing will show.
     let Ok(disk) = rustix::fs::statvfs(parent) else { return Ok(()) };
@@ -245,6 +245,11 @@ fn target(given: &Path) -> PathBuf {
 /// The time, as part of a file's name.
 fn stamp() -> String {
     time::show(time::now()).replace(':', "-")
+}
+
+/// Where the database in this folder is kept that gives way to another.
+pub(super) fn kept_as(data: &Path) -> PathBuf {
+    data.join(format!("data.mdb.{}", stamp()))
 }
 
 fn beside(file: &Path, suffix: &str) -> PathBuf {

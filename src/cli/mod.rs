@@ -2,7 +2,7 @@
 //!
 //! | file | what |
 //! |---|---|
-//! | `relay` `import` `export` `scan` `delete` `info` `verify` `backup` `config` `admin` `drain` | the subcommands |
+//! | `relay` `import` `export` `scan` `delete` `info` `verify` `backup` `compact` `config` `admin` `drain` | the subcommands |
 //! | `globals` | the flags of every command, and the configuration they lead to |
 //! | `failure` | how a command fails: exit codes, and what the user is told |
 //! | `filters` `time` | filters and times as arguments |
@@ -12,6 +12,7 @@
 
 mod admin;
 mod backup;
+mod compact;
 mod config;
 mod delete;
 mod drain;
@@ -78,6 +79,7 @@ enum Command {
     Verify(verify::VerifyArgs),
     Backup(backup::BackupArgs),
     Restore(backup::RestoreArgs),
+    Compact(compact::CompactArgs),
     Config(config::ConfigArgs),
     Admin(admin::AdminArgs),
     Drain(drain::DrainArgs),
@@ -123,6 +125,7 @@ fn run(cli: Cli) -> Outcome {
         Some(Command::Verify(args)) => verify::run(&args, &globals),
         Some(Command::Backup(args)) => backup::backup(&args, &globals),
         Some(Command::Restore(args)) => backup::restore(&args, &globals),
+        Some(Command::Compact(args)) => compact::run(&args, &globals),
         Some(Command::Config(args)) => config::run(&args, &globals),
         Some(Command::Admin(args)) => admin::run(&args, &globals),
         Some(Command::Drain(args)) => drain::run(&args, &globals),

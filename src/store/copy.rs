@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use heed::CompactionOption;
 use rustix::process::{Flock, FlockType, fcntl_getlk};
 
+use super::file::Reader;
 use super::{Store, StoreError, open};
 
 /// A database on its way to its place: a folder of its own, removed again unless it is put there.
@@ -91,6 +92,14 @@ pub fn user(folder: &Path) -> Result<Option<u32>, StoreError> {
     };
     let lock = fcntl_getlk(&file, &Flock::from(FlockType::WriteLock)).map_err(|error| failed(error.into()))?;
     Ok(lock.map(|lock| lock.pid.map_or(0, |pid| pid.as_raw_nonzero().get() as u32)))
+}
+
+/// The number of the last commit in a database file that nobody has open; `None` when it cannot be read. See [`Store::last_commit`].
+pub fn last_commit(file: &Path) -> Option<u64> {
+    let file = File::open(file).ok()?;
+    // Every page size that LMDB may have chosen here puts the second meta page elsewhere.
+    let metas = (9..=16).filter_map(|bits| Reader { file: &file, page_size: 1 << bits }.newest_meta(u64::MAX));
+    metas.map(|meta| meta.txn).max()
 }
 
 /// Puts a copy in the place of the database in `folder`, which nobody may use; the old one, if there is one, is kept as `kept`.

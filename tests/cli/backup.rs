@@ -156,6 +156,33 @@ fn a_backup_that_is_stopped_leaves_nothing() {
 }
 
 #[test]
+fn compacting_gives_free_pages_back_and_keeps_every_event() {
+    let place = Place::new();
+    place.write("events.jsonl", notes(4000));
+    assert_eq!(place.run(&["import", "events.jsonl"]).code, 0);
+    assert_eq!(place.run(&["delete", "--filter", "{}", "--since", "1700000100"]).code, 0);
+    let before = place.export(&["--as-stored"]);
+    assert_eq!(before.len(), 100);
+
+    let running = Running::start(&place, &[]);
+    place.run(&["compact"]).assert_failed("a relay uses ./ratite-data: process ");
+    assert_eq!(running.stop(Signal::TERM), 0);
+    let ended = place.run(&["compact", "--json"]);
+    assert_eq!((ended.code, ended.err.as_str()), (0, ""));
+    let (old, new) = (ended.json()["bytes_before"].as_u64().unwrap(), ended.json()["bytes_after"].as_u64().unwrap());
+    assert!(new < old / 2, "{old} bytes became {new}");
+    assert_eq!(fs::metadata(place.path("ratite-data/data.mdb")).unwrap().len(), new);
+    assert!(
+        names(&place.path("ratite-data"))
+            .iter()
+            .all(|name| !name.starts_with("data.mdb.") && name != "compact.partial")
+    );
+    assert_eq!(place.export(&["--as-stored"]), before);
+    assert_eq!(place.run(&["import", "events.jsonl", "--json"]).json()["new"], 3900);
+    assert_eq!(place.run(&["verify", "--deep"]).code, 0);
+}
+
+#[test]
 fn verify_finds_what_is_wrong() {
     let place = filled();
     let ended = place.run(&["verify", "--json"]);

@@ -9,10 +9,10 @@ use super::output::{print, print_json};
 use crate::nostr::nip19;
 use crate::relay::{Relay, Settings, admin};
 
-/// Ban and allow keys, events and kinds
+/// Ban and allow keys, events, kinds and addresses
 #[derive(Args, Debug)]
 #[command(
-    long_about = "Manage the relay, running or not: ban and allow keys, events and kinds, and change what the relay says about itself. \
+    long_about = "Manage the relay, running or not: ban and allow keys, events and kinds, block addresses, and change what the relay says about itself. \
         These are the methods of NIP-86, which the keys in policy.admins can call over HTTP as well. Without a method this \
         lists them all.\n\n\
         A banned key can publish no more, and what it published is shown to nobody until the ban is lifted; purgepubkey removes it. \
@@ -81,6 +81,6 @@ fn read(method: &str, at: usize, param: &str) -> Value {
 /// An item of a list on a line: what it is, and the reason behind it.
 fn plain(item: &Value) -> String {
     let Value::Object(item) = item else { return item.as_str().map_or_else(|| item.to_string(), str::to_owned) };
-    let words = ["pubkey", "id", "reason"].iter().filter_map(|name| item.get(*name)?.as_str());
+    let words = ["pubkey", "id", "ip", "reason"].iter().filter_map(|name| item.get(*name)?.as_str());
     words.collect::<Vec<_>>().join(" ")
 }

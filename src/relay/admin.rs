@@ -3,11 +3,13 @@
 //! Every effect is on disk and in force when a call returns, in this process at once, in others that use the database within a
 //! tenth of a second.
 
+use std::net::IpAddr;
 use std::ops::ControlFlow;
 
 use serde_json::{Value, json};
 
 use super::Relay;
+use super::policy::moderation::{address_of, bytes_of};
 use crate::nostr::{EventFields as _, EventId, Filter, Kind, PublicKey, TagName, TagRef};
 use crate::store::{Budget, Change, Entry, List, Order, Progress, Scan};
 
@@ -85,6 +87,22 @@ const METHODS: &[(&str, &str, Call)] = &[
         }
         change(relay, changes)
     }),
+    ("blockip", "IP [REASON]", |relay, params| {
+        let item = bytes_of(address(params)?);
+        arity(params, 2)?;
+        let reason = if params.len() > 1 { text_at(params, 1)?.to_owned() } else { String::new() };
+        let entry = Entry { reason, since: relay.settings().clock.now() };
+        change(relay, vec![Change::Put(List::BlockedAddresses, item, entry)])
+    }),
+    ("unblockip", "IP [REASON]", |relay, params| {
+        remove(relay, params, List::BlockedAddresses, bytes_of(address(params)?))
+    }),
+    ("listblockedips", "[LIMIT [AFTER]]", |relay, params| {
+        let after = if params.len() > 1 { Some(bytes_of(address(&params[1..])?)) } else { None };
+        page(relay, params, List::BlockedAddresses, after, "ip", |item| {
+            address_of(item).map_or_else(String::new, |address| address.to_string())
+        })
+    }),
     ("changerelayname", "NAME", |relay, params| set_text(relay, params, "name")),
     ("changerelaydescription", "TEXT", |relay, params| set_text(relay, params, "description")),
     ("changerelayicon", "URL", |relay, params| match params {
@@ -154,8 +172,29 @@ fn remove(relay: &Relay, params: &[Value], list: List, item: Vec<u8>) -> Result<
     change(relay, vec![Change::Remove(list, item)])
 }
 
-/// A page of a list. Parameters: how many items, and the item behind which they begin.
+fn address(params: &[Value]) -> Result<IpAddr, String> {
+    text_at(params, 0)?.parse().map_err(|_| "an address is IPv4 or IPv6, without a port".into())
+}
+
+/// A page of a list of keys or events. Parameters: how many items, and the item behind which they begin.
 fn list(relay: &Relay, params: &[Value], list: List, name: &str) -> Result<Value, String> {
+    let after = match params.get(1) {
+        None => None,
+        Some(_) => {
+            Some(const_hex::decode(text_at(params, 1)?).map_err(|_| "the item to go on behind is not hexadecimal")?)
+        }
+    };
+    page(relay, params, list, after, name, |item| const_hex::encode(item))
+}
+
+fn page(
+    relay: &Relay,
+    params: &[Value],
+    list: List,
+    after: Option<Vec<u8>>,
+    name: &str,
+    text: impl Fn(&[u8]) -> String,
+) -> Result<Value, String> {
     arity(params, 2)?;
     let limit = match params.first() {
         None => PAGE,
@@ -163,15 +202,9 @@ fn list(relay: &Relay, params: &[Value], list: List, name: &str) -> Result<Value
             limit.as_u64().filter(|limit| (1..=PAGE as u64).contains(limit)).ok_or("the limit is 1 to 1000")? as usize
         }
     };
-    let after = match params.get(1) {
-        None => None,
-        Some(_) => {
-            Some(const_hex::decode(text_at(params, 1)?).map_err(|_| "the item to go on behind is not hexadecimal")?)
-        }
-    };
     let items = relay.store().list(list, after.as_deref(), limit).map_err(|error| error.to_string())?;
     let items = items.into_iter().map(|(item, entry)| {
-        let item = const_hex::encode(item);
+        let item = text(&item);
         if entry.reason.is_empty() { json!({ (name): item }) } else { json!({ (name): item, "reason": entry.reason }) }
     });
     Ok(items.collect())

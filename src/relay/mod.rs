@@ -340,6 +340,11 @@ impl Relay {
         self.core.moderation.lists()
     }
 
+    /// Has `watcher` called with the operator's lists, now and whenever they have changed. It must not block.
+    pub fn watch_lists(&self, watcher: impl Fn(&policy::moderation::Lists) + Send + Sync + 'static) {
+        self.core.moderation.watch(watcher);
+    }
+
     /// Makes changes to the operator's lists; they are on disk and in force on return. Blocks.
     pub fn change_lists(&self, changes: Vec<Change>) -> Result<(), RelayError> {
         let (tx, rx) = crossbeam_channel::bounded(1);

@@ -7,10 +7,10 @@
 //! Who goes on in spite of refusals is shut out: new connections are refused for a while that doubles every time, and the
 //! connection that went too far is closed. Other connections of that address stay: many people can share one.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
 use crate::config::{KindRate, Network, Rates};
@@ -94,6 +94,8 @@ pub enum Refusal {
     TooFast(u64),
     /// Its address is shut out; seconds to wait.
     ShutOut(u64),
+    /// The operator has blocked its address.
+    Blocked,
 }
 
 impl Refusal {
@@ -103,6 +105,8 @@ impl Refusal {
             // Nobody knows when one of them will be closed.
             Refusal::TooMany => 60,
             Refusal::TooFast(wait) | Refusal::ShutOut(wait) => wait,
+            // That is for the operator to say.
+            Refusal::Blocked => 86_400,
         }
     }
 
@@ -111,6 +115,7 @@ impl Refusal {
         match self {
             Refusal::TooMany => "Too many connections are open from your address.",
             Refusal::TooFast(_) => "Too many connections came from your address lately.",
+            Refusal::Blocked => "Your address is blocked here.",
             Refusal::ShutOut(_) => "Your address went on in spite of its limits and has to wait.",
         }
     }
@@ -258,6 +263,8 @@ pub struct Limiter {
     began: Instant,
     table: Mutex<Table>,
     authors: Mutex<HashMap<Author, Bucket>>,
+    /// Addresses that the operator has blocked.
+    blocked: RwLock<HashSet<IpAddr>>,
     refused: Refused,
 }
 
@@ -283,6 +290,7 @@ impl Limiter {
             began: now,
             table: Mutex::new(Table { entries: HashMap::new(), sweep_at: rates.remembered }),
             authors: Mutex::default(),
+            blocked: RwLock::default(),
             refused: Refused::default(),
         })
     }
@@ -302,9 +310,22 @@ impl Limiter {
         lock(&self.authors).len()
     }
 
+    /// Lets nobody in any more from these addresses, and from all others as before.
+    pub fn block(&self, addresses: &HashSet<IpAddr>) {
+        *self.blocked.write().unwrap_or_else(PoisonError::into_inner) = addresses.clone();
+    }
+
+    /// Whether the operator has blocked this address.
+    pub fn blocks(&self, address: IpAddr) -> bool {
+        self.blocked.read().unwrap_or_else(PoisonError::into_inner).contains(&address.to_canonical())
+    }
+
     /// Lets a connection in, or does not. Without an address (the other end of a Unix socket that names none) it has no limits, like
     /// one that is exempt.
     pub fn enter(self: &Arc<Self>, address: Option<IpAddr>, now: Instant) -> Result<Guest, Refusal> {
+        if address.is_some_and(|address| self.blocks(address)) {
+            return Err(Refusal::Blocked);
+        }
         let limited = address.filter(|address| !self.exempt.iter().any(|network| network.contains(*address)));
         let Some(source) = limited else {
             return Ok(Guest { limiter: Arc::clone(self), address, entry: None });
@@ -403,6 +424,11 @@ impl Guest {
     /// Where it is, for the log; `None` when nobody knows.
     pub fn address(&self) -> Option<IpAddr> {
         self.address
+    }
+
+    /// Whether the operator has blocked its address.
+    pub fn is_blocked(&self) -> bool {
+        self.address.is_some_and(|address| self.limiter.blocks(address))
     }
 
     /// Whether it has limits.

@@ -293,6 +293,9 @@ fn upgrade<B>(request: &mut Request<B>, room: bool, compression: bool) -> Respon
 
 /// Says to wait (RFC 6585 section 4).
 fn too_many_requests(refusal: Option<Refusal>) -> Response<Full<Bytes>> {
+    if refusal == Some(Refusal::Blocked) {
+        return text(StatusCode::FORBIDDEN, format!("{}\n", Refusal::Blocked.reason()));
+    }
     let (reason, wait) = refusal.map_or(("", 1), |refusal| (refusal.reason(), refusal.wait()));
     let mut response = text(StatusCode::TOO_MANY_REQUESTS, format!("{reason} Try again in {wait} s.\n"));
     add_cors(response.headers_mut());

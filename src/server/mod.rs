@@ -194,6 +194,13 @@ impl Server {
         let registry = Arc::new(Registry::default());
         let counters = Arc::new(Counters::default());
         let limiter = Limiter::new(&config.rates, std::time::Instant::now());
+        relay.watch_lists({
+            let (registry, limiter) = (Arc::clone(&registry), Arc::clone(&limiter));
+            move |lists| {
+                limiter.block(lists.blocked_addresses());
+                registry.close(|address| limiter.blocks(address));
+            }
+        });
         let site = {
             let (relay, registry, counters) = (relay.clone(), Arc::clone(&registry), Arc::clone(&counters));
             let limiter = Arc::clone(&limiter);

@@ -98,7 +98,7 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin> Session<'a, S> {
         shared: &'a Shared,
     ) -> Session<'a, S> {
         let outbox = Arc::new(Outbox::new(shared.bounds.outbox, compression));
-        let ticket = shared.registry.enter(Arc::clone(&outbox));
+        let ticket = shared.registry.enter(Arc::clone(&outbox), guest.address());
         Session {
             io,
             shared,
@@ -204,6 +204,12 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin> Session<'a, S> {
                 Phase::Draining => self.draining = true,
                 Phase::Closing if self.shared.hands_over.load(Ordering::Relaxed) => {
                     return Poll::Ready(Turn::End(End::HandedOver));
+                }
+                Phase::Closing if self.peer.guest.is_blocked() => {
+                    return Poll::Ready(Turn::End(End::Violation(Violation {
+                        code: CloseCode::Policy,
+                        reason: "your address is blocked here",
+                    })));
                 }
                 Phase::Closing => return Poll::Ready(Turn::End(End::ShuttingDown)),
             }

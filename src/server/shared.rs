@@ -1,6 +1,7 @@
 //! What all connections of a server have in common: the core, the limits, the list of who is connected, the counters.
 
 use std::collections::HashMap;
+use std::net::IpAddr;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -58,7 +59,13 @@ impl Counters {
 struct Sessions {
     phase: Phase,
     next: u64,
-    open: HashMap<u64, Arc<Outbox>>,
+    open: HashMap<u64, Open>,
+}
+
+/// One of them: what waits for it, and where it is.
+struct Open {
+    outbox: Arc<Outbox>,
+    address: Option<IpAddr>,
 }
 
 /// The open WebSockets.
@@ -74,12 +81,12 @@ impl Registry {
     }
 
     /// Lists a session until the ticket is dropped. A server on its way down tells it so at once.
-    pub(super) fn enter(self: &Arc<Self>, outbox: Arc<Outbox>) -> Ticket {
+    pub(super) fn enter(self: &Arc<Self>, outbox: Arc<Outbox>, address: Option<IpAddr>) -> Ticket {
         let mut sessions = self.lock();
         outbox.announce(sessions.phase);
         let number = sessions.next;
         sessions.next += 1;
-        sessions.open.insert(number, outbox);
+        sessions.open.insert(number, Open { outbox, address });
         Ticket { registry: Arc::clone(self), number }
     }
 
@@ -88,10 +95,21 @@ impl Registry {
         let outboxes: Vec<Arc<Outbox>> = {
             let mut sessions = self.lock();
             sessions.phase = sessions.phase.max(phase);
-            sessions.open.values().cloned().collect()
+            sessions.open.values().map(|open| open.outbox.clone()).collect()
         };
         for outbox in outboxes {
             outbox.announce(phase);
+        }
+    }
+
+    /// Ends every session whose address is one of these.
+    pub(super) fn close(&self, is_meant: impl Fn(IpAddr) -> bool) {
+        let sessions = self.lock();
+        let meant = sessions.open.values().filter(|open| open.address.is_some_and(&is_meant));
+        let outboxes: Vec<Arc<Outbox>> = meant.map(|open| open.outbox.clone()).collect();
+        drop(sessions);
+        for outbox in outboxes {
+            outbox.announce(Phase::Closing);
         }
     }
 
@@ -104,7 +122,7 @@ impl Registry {
 
     /// The outbox of a WebSocket, if it is still open.
     pub(super) fn outbox(&self, number: u64) -> Option<Arc<Outbox>> {
-        self.lock().open.get(&number).cloned()
+        self.lock().open.get(&number).map(|open| open.outbox.clone())
     }
 
     /// How many WebSockets are open.

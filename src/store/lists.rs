@@ -25,6 +25,8 @@ pub enum List {
     AllowedKinds = 6,
     /// Texts of the information document by the name of their field; the text is the reason.
     Texts = 7,
+    /// IP addresses (4 or 16 bytes) that may not connect.
+    BlockedAddresses = 8,
 }
 
 /// What is known of an item.

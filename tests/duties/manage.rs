@@ -352,3 +352,26 @@ fn n86_07_effects_outlive_the_relay_and_reach_others_that_use_the_database() {
     assert!(rx.recv().expect("an outcome").message().starts_with("blocked:"));
     again.shutdown();
 }
+
+#[test]
+fn n86_07_a_blocked_address_is_cut_off_at_once_and_let_in_again_later() {
+    let relay = managed(|config| config.listen.trusted_proxies = Vec::new());
+    let mut socket = relay.connect();
+    socket.still_works();
+    // Calls come from the same address, so the lists are changed in this process.
+    let admin = |method: &str, params: &[Value]| ratite::relay::admin::call(&relay.relay, method, params);
+    assert!(admin("blockip", &[json!("127.0.0.1:80")]).is_err());
+    assert!(admin("blockip", &[json!("localhost")]).is_err());
+    admin("blockip", &[json!("2001:db8::1"), json!("scraper")]).expect("blocked");
+    socket.still_works();
+    admin("blockip", &[json!("::ffff:127.0.0.1"), json!("this test")]).expect("blocked");
+    socket.closes_with(1008);
+    let refused = http(relay.address, crate::wire::HANDSHAKE.as_bytes());
+    assert!(refused.starts_with("HTTP/1.1 403 "), "{refused}");
+    let list = admin("listblockedips", &[]).expect("a list");
+    assert_eq!(list, json!([{"ip": "2001:db8::1", "reason": "scraper"}, {"ip": "127.0.0.1", "reason": "this test"}]));
+    let page = admin("listblockedips", &[json!(1), json!("2001:db8::1")]).expect("a list");
+    assert_eq!(page, json!([{"ip": "127.0.0.1", "reason": "this test"}]));
+    admin("unblockip", &[json!("127.0.0.1")]).expect("unblocked");
+    relay.connect().still_works();
+}

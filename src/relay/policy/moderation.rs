@@ -3,16 +3,22 @@
 //! The lists lie in the database; here stands a copy of them that is replaced as a whole when they change, by whichever process.
 
 use std::collections::HashSet;
+use std::net::IpAddr;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use crate::nostr::{Event, EventFields, EventId, Kind, PublicKey, TagName, TagRef};
+use crate::relay::lock;
 use crate::store::{Entry, List, Store, StoreError};
 
+/// Called with the lists whenever they have changed.
+type Watcher = Box<dyn Fn(&Lists) + Send + Sync>;
+
 /// The lists in force.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub struct Moderation {
     lists: RwLock<Arc<Lists>>,
+    watchers: Mutex<Vec<Watcher>>,
     /// Some key is banned: what is shown has to be looked at.
     hides: AtomicBool,
 }
@@ -26,6 +32,7 @@ pub struct Lists {
     banned_events: HashSet<EventId>,
     banned_kinds: HashSet<Kind>,
     allowed_kinds: HashSet<Kind>,
+    blocked_addresses: HashSet<IpAddr>,
     texts: Vec<(String, String)>,
 }
 
@@ -47,8 +54,19 @@ impl Moderation {
         let lists = Arc::new(Lists::load(store, version)?);
         let mut current = self.lists.write().unwrap_or_else(PoisonError::into_inner);
         self.hides.store(!lists.banned_keys.is_empty(), Relaxed);
-        *current = lists;
+        *current = lists.clone();
+        drop(current);
+        for watcher in &*lock(&self.watchers) {
+            watcher(&lists);
+        }
         Ok(())
+    }
+
+    /// Has `watcher` called now and whenever the lists have changed. It must not block.
+    pub fn watch(&self, watcher: impl Fn(&Lists) + Send + Sync + 'static) {
+        let mut watchers = lock(&self.watchers);
+        watcher(&self.lists());
+        watchers.push(Box::new(watcher));
     }
 
     /// The lists of this moment.
@@ -83,6 +101,10 @@ impl Lists {
             Ok(items.iter().filter_map(|(bytes, _)| bytes.as_slice().try_into().ok().map(&item)).collect())
         }
         let kind = |bytes| Kind(u16::from_be_bytes(bytes));
+        let mut blocked_addresses = HashSet::new();
+        for (item, _) in store.list(List::BlockedAddresses, None, usize::MAX)? {
+            blocked_addresses.extend(address_of(&item));
+        }
         let texts = store.list(List::Texts, None, usize::MAX)?;
         let texts =
             texts.into_iter().filter_map(|(name, Entry { reason, .. })| Some((String::from_utf8(name).ok()?, reason)));
@@ -93,6 +115,7 @@ impl Lists {
             banned_events: set(store, List::BannedEvents, EventId)?,
             banned_kinds: set(store, List::BannedKinds, kind)?,
             allowed_kinds: set(store, List::AllowedKinds, kind)?,
+            blocked_addresses,
             texts: texts.collect(),
         })
     }
@@ -105,6 +128,11 @@ impl Lists {
     /// Whether writers must be on a list, or kinds (N11-13).
     pub fn restrict_writes(&self) -> bool {
         !self.allowed_keys.is_empty() || !self.allowed_kinds.is_empty()
+    }
+
+    /// The addresses that may not connect.
+    pub fn blocked_addresses(&self) -> &HashSet<IpAddr> {
+        &self.blocked_addresses
     }
 
     /// The text that takes the place of a configured one (`name`, `description`, `icon`).
@@ -147,4 +175,18 @@ impl Lists {
             false => Err("blocked: this author is not one of those who may publish here".into()),
         }
     }
+}
+
+/// An address as it stands in the list.
+pub fn bytes_of(address: IpAddr) -> Vec<u8> {
+    match address.to_canonical() {
+        IpAddr::V4(address) => address.octets().to_vec(),
+        IpAddr::V6(address) => address.octets().to_vec(),
+    }
+}
+
+/// The address that stands in the list as these bytes.
+pub fn address_of(item: &[u8]) -> Option<IpAddr> {
+    let four = <[u8; 4]>::try_from(item).map(IpAddr::from);
+    four.or_else(|_| <[u8; 16]>::try_from(item).map(IpAddr::from)).ok()
 }

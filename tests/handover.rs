@@ -208,19 +208,19 @@ fn ephemeral_events_reach_the_clients_of_both() {
     drain(data.path(), &[]);
     let mut ear_there = Socket::open(address);
     let mut mouth_there = Socket::open(address);
-    let speak = |mouth: &mut Socket, content: &str| {
-        let event = event(1, 20_001, content);
+    let speak = |mouth: &mut Socket, kind: u16, content: &str| {
+        let event = event(1, kind, content);
         mouth.publish(&event);
         mouth.hears("OK", &event.id.to_string())[2] == true
     };
-    assert!(speak(&mut mouth_here, "somebody may hear it at the other relay"));
+    assert!(speak(&mut mouth_here, 20_002, "somebody may hear it at the other relay"));
     for ear in [&mut ear_here, &mut ear_there] {
         ear.say("[\"REQ\",\"e\",{\"kinds\":[20001]}]");
         ear.hears("EOSE", "e");
     }
     let said: Vec<String> = (0..100).map(|i| i.to_string()).collect();
     for (i, content) in said.iter().enumerate() {
-        assert!(speak(if i % 2 == 0 { &mut mouth_here } else { &mut mouth_there }, content));
+        assert!(speak(if i % 2 == 0 { &mut mouth_here } else { &mut mouth_there }, 20_001, content));
     }
     for ear in [&mut ear_here, &mut ear_there] {
         // In whichever order the two relays come: each exactly once.
@@ -233,7 +233,7 @@ fn ephemeral_events_reach_the_clients_of_both() {
     // When one of them is gone the other does without.
     first.signal("TERM");
     drop(ear_there);
-    eventually("nobody listens anywhere", || !speak(&mut mouth_there, "unheard"));
+    eventually("nobody listens anywhere", || !speak(&mut mouth_there, 20_001, "unheard"));
 }
 
 #[test]

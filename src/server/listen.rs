@@ -8,6 +8,7 @@ use std::time::Duration;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
 use tokio::time::{Instant, sleep, timeout_at};
 
+use super::admission::Guest;
 use super::http::{self, Upgraded};
 use super::proxy;
 use super::session::Session;
@@ -126,49 +127,57 @@ impl Entrance {
             Counters::count(&shared.counters.turned_away);
         }
         tracing::debug!(?caller, full, "connection begins");
-        let task = connection(socket, visitor.with_room(full), Arc::clone(shared), self.stage.clone());
-        let alive = self.alive.clone();
+        // Boxed before the task is made, so that what the handshake needs is given back before the session begins, which may last
+        // for days: what an async function was given it keeps room for to its end.
+        let greeting = Box::pin(greet(socket, visitor.with_room(full), Arc::clone(shared), self.stage.clone()));
+        let (shared, alive) = (Arc::clone(shared), self.alive.clone());
         tokio::spawn(async move {
-            task.await;
+            if let Some(Greeted { upgraded, guest, host }) = greeting.await {
+                let Upgraded { stream, early, compression } = upgraded;
+                let mut session = Session::new(stream, &early, compression, host, guest, &shared);
+                // The buffer of the handshake.
+                drop(early);
+                session.run().await;
+            }
             drop((place, alive));
         });
     }
 }
 
-/// The whole life of a connection: one HTTP request, and when that was an upgrade, a WebSocket session.
-async fn connection(mut socket: Socket, visitor: Visitor, shared: Arc<Shared>, mut stage: watch::Receiver<Stage>) {
-    if socket.send_at_once().is_err() {
-        return;
-    }
-    // The address the connection came to, which its peer cannot choose.
+/// A connection that became a WebSocket.
+struct Greeted {
+    upgraded: Upgraded<Socket>,
+    guest: Guest,
+    /// The address the connection came to, which its peer cannot choose.
+    host: Option<Box<str>>,
+}
+
+/// The beginning of a connection: one HTTP request.
+async fn greet(
+    mut socket: Socket,
+    visitor: Visitor,
+    shared: Arc<Shared>,
+    mut stage: watch::Receiver<Stage>,
+) -> Option<Greeted> {
+    socket.send_at_once().ok()?;
     let host: Option<Box<str>> = socket.local_address().map(|at| at.to_string().into());
-    // Boxed, so that what HTTP needs is given back before the session, which may last for days, begins.
-    let upgraded = Box::pin(async {
-        let visitor = Mutex::new(visitor);
-        let greeting = async {
-            // Who only gets a refusal keeps one of few places for answers.
-            let most = if lock(&visitor).is_refused() { REFUSED_PATIENCE } else { Duration::MAX };
-            let deadline = Instant::now() + shared.patience.header.min(most);
-            if lock(&visitor).speaks_proxy_protocol() {
-                let told = timeout_at(deadline, proxy::read_header(&mut socket)).await.ok()?.ok()?;
-                lock(&visitor).told(told);
-            }
-            http::serve(socket, &shared.site, &visitor, host.as_deref(), deadline).await
-        };
-        let upgraded = tokio::select! {
-            upgraded = greeting => upgraded?,
-            _ = stage.wait_for(|stage| *stage == Stage::Closing) => return None,
-        };
-        let guest = visitor.into_inner().unwrap_or_else(PoisonError::into_inner).into_guest()?;
-        Some((upgraded, guest))
-    })
-    .await;
-    drop(stage);
-    let Some((Upgraded { stream, early, compression }, guest)) = upgraded else { return };
-    let mut session = Session::new(stream, &early, compression, host, guest, &shared);
-    // The buffer of the handshake.
-    drop(early);
-    session.run().await;
+    let visitor = Mutex::new(visitor);
+    let greeting = async {
+        // Who only gets a refusal keeps one of few places for answers.
+        let most = if lock(&visitor).is_refused() { REFUSED_PATIENCE } else { Duration::MAX };
+        let deadline = Instant::now() + shared.patience.header.min(most);
+        if lock(&visitor).speaks_proxy_protocol() {
+            let told = timeout_at(deadline, proxy::read_header(&mut socket)).await.ok()?.ok()?;
+            lock(&visitor).told(told);
+        }
+        http::serve(socket, &shared.site, &visitor, host.as_deref(), deadline).await
+    };
+    let upgraded = tokio::select! {
+        upgraded = greeting => upgraded?,
+        _ = stage.wait_for(|stage| *stage == Stage::Closing) => return None,
+    };
+    let guest = visitor.into_inner().unwrap_or_else(PoisonError::into_inner).into_guest()?;
+    Some(Greeted { upgraded, guest, host })
 }
 
 fn lock(visitor: &Mutex<Visitor>) -> std::sync::MutexGuard<'_, Visitor> {

@@ -67,8 +67,9 @@ impl State {
     }
 }
 
-/// Stored results below this many bytes leave as they are: a window needs some events before it finds anything.
-const FEW: usize = 4096;
+/// Stored results below this many bytes leave as they are. They fit into the first flight of a connection, so nobody waits less
+/// when they are smaller, and a window needs some events before it finds anything.
+const FEW: usize = 16 * 1024;
 
 /// The outgoing side of one connection.
 pub(super) struct Outbox {

@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
 use clap::Args;
-use crossbeam_channel::Receiver;
+use crossbeam_channel::{Receiver, Sender};
 use rayon::prelude::*;
 use serde::Serialize;
 use serde_json::value::RawValue;
@@ -171,11 +171,14 @@ impl Import {
         // Where somebody types, a line that redraws itself would be in the way.
         let shown = !input::from_terminal(&sources);
         let mut progress = shown.then(|| Progress::new("events", input::total_bytes(&sources)));
-        let (chunks, consumed) = read_ahead(Lines::read(sources));
+        let ReadAhead { chunks, consumed, spent } = read_ahead(Lines::read(sources));
         while !stop.requested() {
             // The other side ends only after its last word.
             match chunks.recv().unwrap_or(Ok(Next::End)) {
-                Ok(Next::Chunk(chunk)) => self.push(&chunk)?,
+                Ok(Next::Chunk(chunk)) => {
+                    self.push(&chunk)?;
+                    let _ = spent.try_send(chunk.text);
+                }
                 Ok(Next::Waiting) => self.settle()?,
                 Ok(Next::End) => return Ok(true),
                 // The sources behind a faulty one are as good as they were.
@@ -266,13 +269,23 @@ fn has_expired(reason: &str) -> bool {
     reason.ends_with("has expired")
 }
 
-/// Reads chunks on a thread of its own, one ahead of those who work on them. Returns also how many bytes were read, before unpacking.
-fn read_ahead(mut lines: Lines) -> (Receiver<Result<Next, Failure>>, Arc<AtomicU64>) {
+/// Chunks that are read on a thread of their own, one ahead of those who work on them.
+struct ReadAhead {
+    chunks: Receiver<Result<Next, Failure>>,
+    /// Bytes read so far, before unpacking.
+    consumed: Arc<AtomicU64>,
+    /// Where the texts of chunks go that are done with.
+    spent: Sender<Vec<u8>>,
+}
+
+fn read_ahead(mut lines: Lines) -> ReadAhead {
     let consumed = lines.consumed();
     let (sender, chunks) = crossbeam_channel::bounded(1);
+    let (spent, texts) = crossbeam_channel::bounded(2);
     // Nobody waits for this thread either, see `Lines::read`.
     std::thread::spawn(move || {
         loop {
+            texts.try_iter().for_each(|text| lines.reuse(text));
             let next = lines.next();
             let last = matches!(next, Ok(Next::End));
             if sender.send(next).is_err() || last {
@@ -280,7 +293,7 @@ fn read_ahead(mut lines: Lines) -> (Receiver<Result<Next, Failure>>, Arc<AtomicU
             }
         }
     });
-    (chunks, consumed)
+    ReadAhead { chunks, consumed, spent }
 }
 
 /// The event in a line: the line itself, or what a message carries, `["EVENT",{…}]` of a client or `["EVENT","sub",{…}]` of a relay.

@@ -36,6 +36,8 @@ pub(in crate::cli) struct Line {
 #[derive(Default)]
 pub(super) struct Assembly {
     buffer: Vec<u8>,
+    /// Takes the place of the buffer when that goes out with its lines.
+    spare: Vec<u8>,
     /// The whole lines in the buffer.
     lines: Vec<Line>,
     /// Where the line begins that has no end yet: the end of the whole lines.
@@ -178,12 +180,22 @@ impl Assembly {
         self.source += 1;
     }
 
+    /// Gives back the memory of a chunk: having it anew from the system for each chunk costs as much as reading it.
+    pub(super) fn reuse(&mut self, mut text: Vec<u8>) {
+        if text.capacity() <= MAX_LINE_BYTES {
+            text.clear();
+            self.spare = text;
+        }
+    }
+
     /// Takes the whole lines out when they come to this many bytes.
     pub(super) fn take(&mut self, enough: usize) -> Option<Chunk> {
         if self.begun < enough {
             return None;
         }
-        let rest = self.buffer.split_off(self.begun);
+        let mut rest = std::mem::take(&mut self.spare);
+        rest.extend_from_slice(&self.buffer[self.begun..]);
+        self.buffer.truncate(self.begun);
         let text = std::mem::replace(&mut self.buffer, rest);
         self.begun = 0;
         let lines = std::mem::take(&mut self.lines);

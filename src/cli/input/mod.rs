@@ -195,6 +195,11 @@ impl Lines {
         Lines { pieces, names, assembly: Assembly::default(), consumed, fault: None, enough: FIRST_CHUNK_BYTES }
     }
 
+    /// Takes the memory of a chunk that is done with.
+    pub(super) fn reuse(&mut self, text: Vec<u8>) {
+        self.assembly.reuse(text);
+    }
+
     /// Bytes read so far, before unpacking; kept up to date.
     pub(super) fn consumed(&self) -> Arc<AtomicU64> {
         self.consumed.clone()

@@ -17,8 +17,9 @@ fn n45_01_n45_03_n45_04_the_exact_number_of_the_union_whatever_the_limit() {
         config.limits.max_limit = 3;
     });
     let mut socket = relay.connect();
+    let start = now();
     for n in 0..7 {
-        assert!(publish(&mut socket, &sign(1 + n % 2, 1, now() - u64::from(n), &[&["t", "x"], &["t", "y"]], "")).0);
+        assert!(publish(&mut socket, &sign(1 + n % 2, 1, start - u64::from(n), &[&["t", "x"], &["t", "y"]], "")).0);
     }
     let author = pubkey(1);
     for (filters, expected) in [

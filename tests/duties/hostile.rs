@@ -215,7 +215,8 @@ fn h106_two_versions_of_one_second_race_and_the_lower_id_wins() {
 fn h139_h140_h141_h142_wide_questions_are_served_or_refused() {
     let relay = TestRelay::with(|config| config.limits.max_message_length = 1 << 20);
     let (mut socket, mut innocent) = (relay.connect(), relay.connect());
-    let notes: Vec<Event> = (0..10).map(|n| sign(1, 1, now() - n, &[], "")).collect();
+    let start = now();
+    let notes: Vec<Event> = (0..10).map(|n| sign(1, 1, start - n, &[], "")).collect();
     for note in &notes {
         assert!(publish(&mut socket, note).0);
     }

@@ -92,6 +92,10 @@ fn step(text: &str) -> std::result::Result<(usize, usize), String> {
     Ok((number(connections)?, number(events)?))
 }
 
+/// Bytes of a file that are held in memory to draw questions from: a file of many gigabytes would take the memory that the relay's database
+/// is to be found in.
+const MOST_READ: u64 = 512 << 20;
+
 /// Events that wait for their OK on each publishing connection.
 const IN_FLIGHT: usize = 50;
 
@@ -238,7 +242,10 @@ impl Bench {
                 kit::workload::file(&process::scratch_root(), spec)?
             }
         };
-        let lines = Arc::new(Lines::read(&file)?);
+        // Whoever is to be sent everything needs everything; questions are drawn from a part as well.
+        let sends = args.only.iter().any(|what| what != "query") || contenders.iter().any(|c| c.import.is_none());
+        let sends = sends && !args.loaded;
+        let lines = Arc::new(if sends { Lines::read(&file)? } else { Lines::sample(&file, MOST_READ)? });
         let pool = Arc::new(Pool::new(&lines));
         println!(
             "{} events, {} MB of JSONL, mean {} bytes; {} cores; medians of {} rounds\n",

@@ -1,6 +1,8 @@
 //! What can be asked for: ids, authors, references, hashtags and addresses taken from the events themselves, so that questions hit what
 //! is stored as often as real ones do. Any JSONL of events will do, a dump of a live relay too.
 
+use std::fs::File;
+use std::io::{Read as _, Seek as _, SeekFrom};
 use std::ops::Range;
 use std::path::Path;
 
@@ -19,6 +21,29 @@ pub struct Lines {
 impl Lines {
     pub fn read(path: &Path) -> Result<Lines> {
         Ok(Lines::new(std::fs::read(path)?))
+    }
+
+    /// The same for a file too large for the memory: whole lines of some of its parts, spread evenly, the first and the last among them.
+    pub fn sample(path: &Path, most: u64) -> Result<Lines> {
+        const PART: u64 = 1 << 20;
+        let mut file = File::open(path)?;
+        let size = file.metadata()?.len();
+        if size <= most {
+            return Lines::read(path);
+        }
+        let (parts, mut text) = ((most / PART).max(2), Vec::new());
+        for part in 0..parts {
+            // Not times and then divided: that would not fit.
+            let start = (size - PART) / (parts - 1) * part;
+            let start = if part + 1 == parts { size - PART } else { start };
+            let mut bytes = vec![0; PART as usize];
+            file.seek(SeekFrom::Start(start))?;
+            file.read_exact(&mut bytes)?;
+            let first = if start == 0 { 0 } else { memchr::memchr(b'\n', &bytes).map_or(bytes.len(), |at| at + 1) };
+            let last = memchr::memrchr(b'\n', &bytes).map_or(0, |at| at + 1);
+            text.extend_from_slice(bytes.get(first..last).unwrap_or_default());
+        }
+        Ok(Lines::new(text))
     }
 
     pub fn new(text: Vec<u8>) -> Lines {

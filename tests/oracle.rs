@@ -182,7 +182,7 @@ fn every_plan_gives_the_same_answer(relay: &TestRelay, model: &Model, filters: &
     for (filters, order, expected) in
         [(&filters, Order::NewestFirst, &newest), (&unlimited, Order::OldestFirst, &oldest)]
     {
-        for candidate in 0..5 {
+        for candidate in 0..6 {
             for (budget, breaks) in [(whole, false), (step, false), (whole, true)] {
                 let mut scan = Scan::new(filters.clone(), order).forced(candidate);
                 let mut answer = Vec::new();
@@ -200,7 +200,7 @@ fn every_plan_gives_the_same_answer(relay: &TestRelay, model: &Model, filters: &
     let one = sign(1, 1, 0, &[], "").pubkey;
     let expected = model.query(&unlimited, NOW);
     let public = expected.iter().filter(|e| e.kind.audience() == Audience::Public || e.pubkey == one).count() as u64;
-    for candidate in 0..5 {
+    for candidate in 0..6 {
         for budget in [step, whole, step] {
             let all = Count::new(unlimited.clone()).forced(candidate);
             let some = Count::new(unlimited.clone()).forced(candidate);

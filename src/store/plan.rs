@@ -11,9 +11,10 @@ use std::ops::Bound;
 use heed::RoTxn;
 
 use super::keys::{self, Index, Posting, Short};
+use super::prepare;
 use super::scan::Order;
 use super::{Store, StoreError, damaged_key};
-use crate::nostr::{EventId, Filter, Kind};
+use crate::nostr::{EventId, Filter, Kind, KindClass};
 
 /// How one filter is answered.
 #[derive(Debug, Clone, PartialEq)]
@@ -22,6 +23,8 @@ pub enum Plan {
     Nothing,
     /// Look each id up.
     Ids(Vec<EventId>),
+    /// Look up what stands under each of these beginnings of keys in `addresses`.
+    Addresses(Vec<Short>),
     /// Merge these ranges of one index.
     Ranges { index: Index, prefixes: Vec<Short> },
 }
@@ -95,10 +98,20 @@ pub fn plan(
     if let Some(ids) = &filter.ids {
         return Ok(Plan::Ids(ids.clone()));
     }
+    let addresses = addresses(store, filter);
+    if force.is_none()
+        && let Some(addresses) = addresses
+    {
+        return Ok(Plan::Addresses(addresses));
+    }
     let mut candidates = candidates(store, filter);
     if let Some(number) = force {
         let count = candidates.len();
-        candidates.swap(0, number % count);
+        match addresses {
+            Some(addresses) if number % (count + 1) == count => return Ok(Plan::Addresses(addresses)),
+            Some(_) => candidates.swap(0, number % (count + 1)),
+            None => candidates.swap(0, number % count),
+        }
     } else if candidates.len() > 1 {
         if candidates[0].covers
             && let Some(prefixes) = few_prefixes(store, txn, filter, &candidates[0])?
@@ -123,6 +136,33 @@ pub fn plan(
         }
     }
     Ok(Plan::Ranges { index: Index::Time, prefixes: vec![Short::EMPTY] })
+}
+
+/// The addresses of all that the filter can match, if it asks for replaceable kinds of authors and wants nearly all there is: profiles, lists.
+/// `addresses` holds one short entry for each of them and is a small part of what `authors` is.
+///
+/// Not for addressable kinds: they stand under their first `d` tag, and a filter may mean another one.
+fn addresses(store: &Store, filter: &Filter) -> Option<Vec<Short>> {
+    /// More than this is merged in slices instead.
+    const MOST: usize = 1000;
+    let (Some(authors), Some(kinds), []) = (&filter.authors, &filter.kinds, &filter.tags[..]) else { return None };
+    let count = authors.len().checked_mul(kinds.len())?;
+    let wanted = filter.limit.map_or(usize::MAX, |limit| usize::try_from(limit).unwrap_or(usize::MAX));
+    let fits = count <= MOST && count <= wanted.saturating_mul(2);
+    if !fits || kinds.iter().any(|kind| kind.class() != KindClass::Replaceable) {
+        return None;
+    }
+    let stem = |kind: Kind, author| {
+        let mut stem = Short::EMPTY;
+        stem.push(&prepare::address_stem(store.hasher(), kind, author, || "")?.to_be_bytes()[1..]);
+        Some(stem)
+    };
+    let of = |author| kinds.iter().filter_map(move |kind| stem(*kind, author));
+    let mut stems: Vec<Short> = authors.iter().flat_map(of).collect();
+    // In the order of the table; two that share their hash are looked up once.
+    stems.sort_unstable();
+    stems.dedup();
+    Some(stems)
 }
 
 /// All ranges of a candidate, if they are few.

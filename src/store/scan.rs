@@ -453,6 +453,22 @@ impl<'s> Slice<'s> {
                 part.hits.sort_unstable_by(|a, b| b.cmp(a, self.order));
                 Ok(Walk::Ended)
             }
+            Plan::Addresses(stems) => {
+                for stem in stems {
+                    *walked += 1;
+                    for entry in self.store.tables().addresses.prefix_iter(self.txn, &stem)? {
+                        let (key, _) = entry?;
+                        let seq = key.get(stem.len()..).and_then(read_seq).ok_or_else(|| damaged_key("addresses"))?;
+                        if let Some(record) = get_record(self.store, self.txn, seq)?
+                            && self.belongs(seq, &record, &part.filter)
+                        {
+                            part.hits.push(self.hit(seq, record));
+                        }
+                    }
+                }
+                part.hits.sort_unstable_by(|a, b| b.cmp(a, self.order));
+                Ok(Walk::Ended)
+            }
             Plan::Ranges { index, prefixes } => {
                 let window = Window::of(&part.filter);
                 let mut merge = Merge::new(index, &prefixes, window, self.order, part.remaining);

@@ -269,8 +269,14 @@ fn store(
 ) -> Result<(), StoreError> {
     // After a fault there is no batch any more, and nothing of what is said here will be answered.
     let mut batch = core.store.batch(core.settings.clock.now());
+    let lists = core.moderation.lists();
     for storable in incoming {
         let Storable { event, admission, reply } = storable;
+        // What was banned while the event was on its way. Bans are made on this thread, so nothing slips in behind one.
+        if let Err(reason) = lists.check(&event.record()) {
+            answers.push((reply, Outcome::Refused(reason)));
+            continue;
+        }
         let mut said = Outcome::Stored;
         if let Ok(open) = &mut batch {
             match open.apply(&event) {

@@ -375,3 +375,29 @@ fn n86_07_a_blocked_address_is_cut_off_at_once_and_let_in_again_later() {
     admin("unblockip", &[json!("127.0.0.1")]).expect("unblocked");
     relay.connect().still_works();
 }
+
+/// Events that were let in before a ban and are stored after it would come back by the smallest door of all.
+#[test]
+fn n86_07_nothing_slips_in_behind_a_ban_while_events_are_on_their_way() {
+    let relay = managed(|_| {});
+    for round in 0..10u8 {
+        let author = 100 + round;
+        let spam: Vec<Event> = (0..50).map(|n| sign(author, 1, now(), &[], &n.to_string())).collect();
+        let mut socket = relay.connect();
+        for event in &spam {
+            socket.publish(event);
+        }
+        // Some are stored by now, some wait, some are not read yet.
+        socket.hear();
+        let key = [json!(pubkey(author))];
+        ratite::relay::admin::call(&relay.relay, "banpubkey", &key).expect("banned");
+        ratite::relay::admin::call(&relay.relay, "purgepubkey", &key).expect("purged");
+        for _ in 1..spam.len() {
+            let ok = socket.hear();
+            assert!(ok[2] == true || ok[3].as_str().is_some_and(|words| words.starts_with("blocked:")), "{ok}");
+        }
+        ratite::relay::admin::call(&relay.relay, "unbanpubkey", &key).expect("forgiven");
+        let left = ask(&mut relay.connect(), "q", &format!("{{\"authors\":[\"{}\"]}}", pubkey(author)));
+        assert!(left.is_empty(), "round {round}: {} are left", left.len());
+    }
+}

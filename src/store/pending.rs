@@ -54,11 +54,15 @@ impl Pending {
 
     /// Writes everything into its tables.
     pub fn write(&mut self, tables: &Tables, txn: &mut RwTxn<'_>) -> Result<(), StoreError> {
-        if !self.undone.is_empty() {
+        if let (Some(&first), Some(&last)) = (self.undone.iter().min(), self.undone.iter().max()) {
+            // Millions of entries are asked about, so the answers stand in a list.
+            let mut undone = vec![false; (last - first + 1) as usize];
+            self.undone.drain().for_each(|seq| undone[(seq - first) as usize] = true);
             for puts in &mut self.puts {
-                puts.retain(|entry| !self.undone.contains(&entry.seq));
+                puts.retain(|entry| {
+                    entry.seq.checked_sub(first).is_none_or(|place| undone.get(place as usize) != Some(&true))
+                });
             }
-            self.undone.clear();
         }
         let [time, kinds, authors, mut tags] = std::mem::take(&mut self.puts);
         std::thread::scope(|scope| {

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex};
 
 use common::{Inbox, NOW, TestRelay, events_of, settings};
 use ratite::nostr::{Event, EventId, Filter, Kind, SubscriptionId};
-use ratite::relay::{Client, LiveText, Sink};
+use ratite::relay::{Client, Group, LiveText, Sink};
 use ratite::store::Applied;
 
 fn id(text: &str) -> SubscriptionId {
@@ -258,6 +258,36 @@ fn counts_that_wait_are_bounded_too() {
         counted += text.matches("[\"COUNT\",").count();
     }
     assert!(refused >= 30 && counted >= 5, "{refused} refused, {counted} counted");
+}
+
+#[test]
+fn connections_of_one_address_wait_for_each_other_and_all_are_served() {
+    let relay = TestRelay::new();
+    let content = "x".repeat(1000);
+    let stored: Vec<Event> = (0..500).map(|n| common::note(1, NOW - n, &content)).collect();
+    write_beside(&relay, &stored);
+    let group = Arc::new(Group::default());
+    let peers: Vec<(Client, Arc<Inbox>)> = (0..60).map(|_| relay.connect()).collect();
+    for (client, _) in &peers {
+        client.join(group.clone());
+        for n in 0..3 {
+            client.subscribe(id(&n.to_string()), vec![filter("{\"limit\":5000}")]);
+        }
+        client.count(id("count"), vec![filter("{\"kinds\":[1,2]}"), filter("{\"#t\":[\"x\"]}")]);
+    }
+    // Some go while they wait, and somebody else asks in between.
+    let mut peers = peers;
+    peers.drain(10..40);
+    assert_eq!(relay.query(vec![filter("{\"limit\":5000}")]).len(), 500);
+    for (_, inbox) in &peers {
+        let (mut events, mut ends) = (0, 0);
+        while ends < 4 {
+            let messages = inbox.until(|message| message.starts_with("[\"EOSE\"") || message.starts_with("[\"COUNT\""));
+            events += events_of(&messages).len();
+            ends += 1;
+        }
+        assert_eq!(events, 1500);
+    }
 }
 
 #[test]

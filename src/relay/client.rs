@@ -2,14 +2,15 @@
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, Weak};
+use std::sync::{Arc, Mutex, OnceLock, Weak};
 
+use super::line::Line;
 use super::live::Live;
 use super::memory::{Account, Shortage};
 use super::policy::{Viewer, auth};
 use super::question::{self, Kind, Question};
 use super::subscription::{Owner, Sink, Subscription, send_one};
-use super::{Admission, Core, Outcome, limits, lock, reader};
+use super::{Admission, Core, Outcome, limits, lock, reader, threads};
 use crate::nostr::hll::Sketch;
 use crate::nostr::{Event, Filter, SubscriptionId, message, protected};
 use crate::store::{Count, Order, Scan, Seq};
@@ -28,6 +29,18 @@ pub struct Client {
     peer: Arc<Peer>,
 }
 
+/// Peers that share a bound: however many they are, no more of them are with the readers, or in the readers' queue, than there are
+/// readers. A server makes one for the connections of each address.
+pub struct Group {
+    line: Line<Arc<Peer>>,
+}
+
+impl Default for Group {
+    fn default() -> Group {
+        Group { line: Line::new(threads()) }
+    }
+}
+
 /// The shared part of a client: readers hold it while they work for it.
 pub(super) struct Peer {
     core: Arc<Core>,
@@ -38,6 +51,7 @@ pub(super) struct Peer {
     subscriptions: Mutex<Vec<Open>>,
     questions: Mutex<Questions>,
     memory: Arc<Account>,
+    group: OnceLock<Arc<Group>>,
     gone: AtomicBool,
     /// What was answered in place for this peer: see [`reader::InPlace::try_run`].
     spent: AtomicU64,
@@ -79,6 +93,7 @@ impl Client {
             viewer,
             subscriptions: Mutex::new(Vec::new()),
             questions: Mutex::new(Questions { waiting: VecDeque::new(), state: Turn::Idle, resumed: false }),
+            group: OnceLock::new(),
             gone: AtomicBool::new(false),
             spent: AtomicU64::new(0),
         };
@@ -88,6 +103,11 @@ impl Client {
             peer.challenge();
         }
         Client { peer: Arc::new(peer) }
+    }
+
+    /// Has this peer share the bound of a group. To be said before anything is asked, and once.
+    pub fn join(&self, group: Arc<Group>) {
+        let _ = self.peer.group.set(group);
     }
 
     /// EVENT: as [`Relay::publish`](super::Relay::publish), on behalf of whoever the peer has proved to be.
@@ -344,7 +364,21 @@ impl Peer {
     }
 
     fn queue(self: &Arc<Self>) {
-        let _ = self.core.readers.send(Some(self.clone()));
+        let goes = match self.group.get() {
+            None => Some(self.clone()),
+            Some(group) => group.line.come(self.clone()),
+        };
+        if goes.is_some() {
+            let _ = self.core.readers.send(goes);
+        }
+    }
+
+    /// A reader is done with this peer for now: the next one of its group may take its place.
+    pub fn leave_reader(&self) {
+        let next = self.group.get().and_then(|group| group.line.next());
+        if next.is_some() {
+            let _ = self.core.readers.send(next);
+        }
     }
 
     /// The next question to work on; `None` ends the turn.

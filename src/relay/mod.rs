@@ -16,6 +16,7 @@ mod bulk;
 mod client;
 mod index;
 mod limits;
+mod line;
 mod live;
 mod live_event;
 mod memory;
@@ -38,7 +39,7 @@ use crossbeam_channel::{Receiver, Sender};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 pub use bulk::{Bulk, Closed};
-pub use client::Client;
+pub use client::{Client, Group};
 pub use live_event::LiveText;
 pub use outcome::Outcome;
 pub use subscription::Sink;
@@ -428,7 +429,9 @@ impl Core {
 
 /// Threads that run scans: one for each core, and two at least, so that a long question on one core leaves room for short ones.
 fn threads() -> usize {
-    std::thread::available_parallelism().map_or(2, |n| n.get().max(2))
+    // Asked once: the system reads files to find out.
+    static THREADS: OnceLock<usize> = OnceLock::new();
+    *THREADS.get_or_init(|| std::thread::available_parallelism().map_or(2, |n| n.get().max(2)))
 }
 
 /// A lock whose holder panicked is as good as any other: every critical section here leaves its data whole.

@@ -40,6 +40,7 @@ pub(super) fn run(core: &Core, queue: Receiver<Option<Arc<Peer>>>) {
             let (unfinished, room) = slice(core, &peer, question, SLICE);
             peer.end_turn(unfinished, room);
         }
+        peer.leave_reader();
     }
 }
 

@@ -10,11 +10,12 @@
 use std::collections::{HashMap, HashSet};
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, Weak};
 use std::time::{Duration, Instant};
 
 use crate::config::{KindRate, Network, Rates};
 use crate::nostr::{Kind, PublicKey};
+use crate::relay::Group;
 
 /// What every rate refers to, and what a bucket holds the worth of.
 const MINUTE: u64 = 60_000_000_000;
@@ -214,6 +215,8 @@ struct State {
     penalties: u32,
     /// Connections open.
     open: u32,
+    /// What they are to the core, as long as there are any.
+    group: Weak<Group>,
 }
 
 impl State {
@@ -328,7 +331,7 @@ impl Limiter {
         }
         let limited = address.filter(|address| !self.exempt.iter().any(|network| network.contains(*address)));
         let Some(source) = limited else {
-            return Ok(Guest { limiter: Arc::clone(self), address, entry: None });
+            return Ok(Guest { limiter: Arc::clone(self), address, entry: None, group: None });
         };
         let now = self.moment(now);
         let mut table = lock(&self.table);
@@ -337,9 +340,14 @@ impl Limiter {
         }
         let entry = Arc::clone(table.entries.entry(Source::of(source)).or_default());
         // Under the table's lock: an entry that is not counted as open yet must not be forgotten.
-        let entered = self.count_in(&mut lock(&entry), now);
+        let mut state = lock(&entry);
+        let entered = self.count_in(&mut state, now);
         drop(table);
-        entered.map(|()| Guest { limiter: Arc::clone(self), address, entry: Some(entry) })
+        entered?;
+        let group = state.group.upgrade().unwrap_or_default();
+        state.group = Arc::downgrade(&group);
+        drop(state);
+        Ok(Guest { limiter: Arc::clone(self), address, entry: Some(entry), group: Some(group) })
     }
 
     fn count_in(&self, state: &mut State, now: u64) -> Result<(), Refusal> {
@@ -418,6 +426,7 @@ pub struct Guest {
     address: Option<IpAddr>,
     /// `None` when it has no limits.
     entry: Option<Arc<Entry>>,
+    group: Option<Arc<Group>>,
 }
 
 impl Guest {
@@ -429,6 +438,11 @@ impl Guest {
     /// Whether the operator has blocked its address.
     pub fn is_blocked(&self) -> bool {
         self.address.is_some_and(|address| self.limiter.blocks(address))
+    }
+
+    /// The connections of its address, as the core sees them; `None` when it has no limits.
+    pub fn group(&self) -> Option<Arc<Group>> {
+        self.group.clone()
     }
 
     /// Whether it has limits.

@@ -99,6 +99,10 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin> Session<'a, S> {
     ) -> Session<'a, S> {
         let outbox = Arc::new(Outbox::new(shared.bounds.outbox, compression));
         let ticket = shared.registry.enter(Arc::clone(&outbox), guest.address());
+        let client = shared.relay.connect(Arc::clone(&outbox) as _, host);
+        if let Some(group) = guest.group() {
+            client.join(group);
+        }
         Session {
             io,
             shared,
@@ -110,13 +114,7 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin> Session<'a, S> {
             draining: false,
             last_heard: Instant::now(),
             ping_sent: None,
-            peer: Peer {
-                relay: shared.relay.clone(),
-                client: Some(shared.relay.connect(Arc::clone(&outbox) as _, host)),
-                outbox,
-                guest,
-                strikes: 0,
-            },
+            peer: Peer { relay: shared.relay.clone(), client: Some(client), outbox, guest, strikes: 0 },
             _ticket: ticket,
         }
     }

@@ -21,6 +21,7 @@ mod live;
 mod live_event;
 mod memory;
 mod outcome;
+mod peer;
 pub mod policy;
 mod question;
 mod queue;
@@ -39,9 +40,10 @@ use crossbeam_channel::{Receiver, Sender};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 pub use bulk::{Bulk, Closed};
-pub use client::{Client, Group};
+pub use client::Client;
 pub use live_event::LiveText;
 pub use outcome::Outcome;
+pub use peer::Group;
 pub use subscription::Sink;
 
 use live_event::LiveEvent;
@@ -172,7 +174,7 @@ struct Core {
     verify: Sender<ToVerify>,
     writer: Sender<ToWriter>,
     /// Peers that have questions; `None` ends a reader.
-    readers: Sender<Option<Arc<client::Peer>>>,
+    readers: Sender<Option<Arc<peer::Peer>>>,
     in_place: reader::InPlace,
     stop_housekeeping: Sender<()>,
     closed: AtomicBool,

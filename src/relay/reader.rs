@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::Receiver;
 
 use super::Core;
-use super::client::Peer;
+use super::peer::Peer;
 use super::question::{Kind, Question};
 use super::subscription::{Finished, Subscription, send_one};
 use crate::nostr::{EventFields, message};

@@ -9,9 +9,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
 use super::keys::{Index, Seq, Short};
-use super::plan::{Cursor, Plan, Window, plan};
+use super::plan::{Cursor, Order, Plan, Window, plan};
 use super::record::Record;
-use super::scan::{Budget, Order, Progress, Scan, Visible, any_expired};
+use super::scan::{Budget, Progress, Scan, Visible, any_expired};
 use super::{Store, StoreError, get_record, next_seq};
 use crate::nostr::{Audience, EventFields, Filter, Kind, PublicKey, TagName, TagValue};
 

@@ -8,7 +8,8 @@ use rayon::prelude::*;
 use siphasher::sip128::{Hasher128, SipHasher13};
 
 use super::keys::{self, Index, Posting, Seq};
-use super::scan::{Budget, Order, Progress, Scan};
+use super::plan::Order;
+use super::scan::{Budget, Progress, Scan};
 use super::sound::Depth;
 use super::{Store, StoreError, as_record, find_id, freelist, get_record, next_seq, schema, sound, tombstone};
 use crate::nostr::{Event, EventFields, Filter, Kind, KindClass};

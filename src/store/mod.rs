@@ -36,9 +36,10 @@ pub use count::Count;
 pub use keys::Seq;
 pub use lists::{Change, Entry, List};
 pub use maintain::{StoreInfo, TableInfo, VerifyReport};
+pub use plan::Order;
 pub use prepare::Prepared;
 pub use record::{Record, encode};
-pub use scan::{Budget, Order, Progress, Scan};
+pub use scan::{Budget, Progress, Scan};
 
 use keys::KeyHasher;
 use schema::Tables;

@@ -12,9 +12,17 @@ use heed::RoTxn;
 
 use super::keys::{self, Index, Posting, Short};
 use super::prepare;
-use super::scan::Order;
 use super::{Store, StoreError, damaged_key};
 use crate::nostr::{EventId, Filter, Kind, KindClass};
+
+/// The direction of an answer.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Order {
+    /// `created_at` descending, then id ascending: the order of NIP-01.
+    NewestFirst,
+    /// The exact reverse: `created_at` ascending, then id descending.
+    OldestFirst,
+}
 
 /// How one filter is answered.
 #[derive(Debug, Clone, PartialEq)]

@@ -15,19 +15,10 @@ use heed::RoTxn;
 use heed::types::Bytes;
 
 use super::keys::{Index, Posting, Seq, read_seq, seq_bytes};
-use super::plan::{Cursor, Plan, Window, plan};
+use super::plan::{Cursor, Order, Plan, Window, plan};
 use super::record::Record;
 use super::{Store, StoreError, damaged_key, find_id, get_record, next_seq, read_record};
 use crate::nostr::{EventFields, EventId, Filter};
-
-/// The direction of an answer.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Order {
-    /// `created_at` descending, then id ascending: the order of NIP-01.
-    NewestFirst,
-    /// The exact reverse: `created_at` ascending, then id descending.
-    OldestFirst,
-}
 
 /// What one slice may cost.
 #[derive(Clone, Copy, Debug)]

@@ -10,7 +10,7 @@ use clap::Args;
 
 use super::failure::{CLEAN, Failure, Outcome, things};
 use super::globals::Globals;
-use super::output::{print, print_json};
+use super::output::{print, print_json, spare_databases};
 use super::progress::Progress;
 use super::signals::Stop;
 use super::{text, time, verify};
@@ -79,6 +79,10 @@ pub(super) fn backup(args: &BackupArgs, globals: &Globals) -> Outcome {
     if target.is_dir() {
         return Err(Failure::new(format!("{} is a folder", target.display()), "Name another file."));
     }
+    if target.exists() && !target.is_file() {
+        return Err(Failure::new(format!("{} is a device or a pipe", target.display()), "Name a file."));
+    }
+    spare_databases(&target)?;
     if target.exists() && !args.force {
         return Err(Failure::new(
             format!("{} exists already", target.display()),

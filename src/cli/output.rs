@@ -64,6 +64,7 @@ impl Output {
         if existing.as_ref().is_some_and(fs::Metadata::is_dir) {
             return Err(Failure::new(format!("{name} is a folder"), "Name a file in it."));
         }
+        spare_databases(path)?;
         // Devices and pipes are written directly: there is nothing to put in their place.
         let direct = existing.as_ref().is_some_and(|metadata| !metadata.is_file());
         let target = if direct { path.to_owned() } else { unfinished(path) };
@@ -141,6 +142,18 @@ impl Drop for Output {
             let _ = fs::remove_file(unfinished);
         }
     }
+}
+
+/// Refuses to replace a file of a data folder. Who has the database open would go on in a file without a name, and what it
+/// promises to keep would be gone with it.
+pub(super) fn spare_databases(path: &Path) -> Result<(), Failure> {
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    let is_of_a_database =
+        matches!(&*name, "data.mdb" | "lock.mdb") || (name.starts_with("relay-") && name.ends_with(".lock"));
+    if is_of_a_database && path.exists() && path.with_file_name("lock.mdb").exists() {
+        return Err(Failure::new(format!("{} belongs to a database", path.display()), "Name another file."));
+    }
+    Ok(())
 }
 
 /// Opens the file that is to get another name, empty and locked. Two commands that wrote to one file would make a mess of it.

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::net::UnixListener;
 use std::path::Path;
 
 use rustix::process::Signal;
@@ -57,6 +58,21 @@ fn a_backup_is_named_after_the_time_and_replaces_nothing_unasked() {
     place.run(&["backup", "missing/folder/file.mdb"]).assert_failed("cannot be written");
     place.run(&["--data", "none", "backup", "x.mdb"]).assert_failed("there is no database in none");
     assert!(!place.path("x.mdb").exists());
+}
+
+#[test]
+fn no_output_takes_the_place_of_a_database_or_a_device() {
+    let place = filled();
+    let before = place.export(&["--as-stored"]);
+    for file in ["ratite-data/data.mdb", "ratite-data/lock.mdb"] {
+        place.run(&["backup", file, "--force"]).assert_failed("belongs to a database");
+        place.run(&["export", "-o", file]).assert_failed("belongs to a database");
+        place.run(&["import", "events.jsonl", "--rejects", file]).assert_failed("belongs to a database");
+    }
+    let _socket = UnixListener::bind(place.path("socket")).unwrap();
+    place.run(&["backup", "socket", "--force"]).assert_failed("socket is a device or a pipe");
+    assert!(!fs::metadata(place.path("socket")).unwrap().is_file());
+    assert_eq!(place.export(&["--as-stored"]), before);
 }
 
 #[test]

@@ -36,7 +36,7 @@ const FEW: usize = 16;
 
 /// How long readers hold on to pages, and how often to wait so long.
 const READERS_TURN: Duration = Duration::from_millis(10);
-const PATIENCE: u32 = 50;
+const PATIENCE: u32 = 200;
 
 /// LMDB's bytes at the head of a page.
 const PAGE_HEADER: usize = 16;

@@ -172,6 +172,21 @@ fn a_dump_written_beside_the_relay_reaches_slow_readers_whole() {
 }
 
 #[test]
+fn n40_03_what_another_process_wrote_may_have_expired_before_it_is_delivered() {
+    let relay = TestRelay::new();
+    let (client, inbox) = relay.connect();
+    client.subscribe(id("all"), vec![filter("{\"limit\":0}")]);
+    inbox.until(|message| message.starts_with("[\"EOSE\""));
+    let until = (NOW + 10).to_string();
+    let expiring = common::sign(1, 1, NOW, &[&["expiration", &until]], "soon gone");
+    let lasting = common::note(1, NOW, "here to stay");
+    relay.clock.set(NOW + 20);
+    write_beside(&relay, &[expiring, lasting]);
+    let messages = inbox.until(|message| message.contains("here to stay"));
+    assert!(messages.iter().all(|message| !message.contains("soon gone")), "{messages:?}");
+}
+
+#[test]
 fn filters_of_one_connection_are_bounded() {
     let mut settings = settings();
     settings.limits.max_filter_bytes = 1 << 20;

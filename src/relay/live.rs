@@ -62,8 +62,8 @@ struct State {
 enum Origin {
     /// It was published here, a moment ago. Publishers feel it when delivery falls behind.
     Here,
-    /// It stood in the log. Nobody paces whoever wrote it there.
-    Log,
+    /// It stood in the log, where it may have expired by `now`. Nobody paces whoever wrote it there.
+    Log { now: u64 },
 }
 
 impl Live {
@@ -157,10 +157,16 @@ impl Live {
         let fields = self.hasher.of_event(&record);
         let mut wanted = lock(&self.state).index.candidates(&fields);
         wanted.retain(|subscription| subscription.wants(&record));
+        if let Origin::Log { now } = origin
+            && !wanted.is_empty()
+            && record.expiration().is_some_and(|at| at <= now)
+        {
+            return 0;
+        }
         for subscription in &wanted {
             match origin {
                 Origin::Here => subscription.deliver(event),
-                Origin::Log => subscription.deliver_if_room(event),
+                Origin::Log { .. } => subscription.deliver_if_room(event),
             }
         }
         wanted.len()
@@ -188,8 +194,9 @@ impl Live {
                 events.push(Arc::new(LiveEvent::new(Some(seq), record.as_bytes().into(), None)));
                 if events.len() < CATCH_UP { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
             });
+            let origin = Origin::Log { now: core.settings.clock.now() };
             for event in &events {
-                self.deliver(event, Origin::Log);
+                self.deliver(event, origin);
             }
             match next {
                 Ok((next, false)) if next < to => {}

@@ -88,8 +88,9 @@ pub(super) fn slice(core: &Core, peer: &Arc<Peer>, mut question: Question, turn:
             let subscription = subscription.clone();
             let (mut messages, mut seen) = (room(turn), 0u64);
             let deadline = Instant::now() + turn.budget.time;
+            let now = core.settings.clock.now();
             let next = core.store.log(*from, &mut |_, record| {
-                if subscription.wants(&record) {
+                if subscription.wants(&record) && record.expiration().is_none_or(|at| at > now) {
                     append_record(&subscription, &mut messages, &record);
                 }
                 seen += 1;

@@ -8,7 +8,7 @@ use std::ops::ControlFlow;
 use common::{NOW, TestRelay, json, sign};
 use proptest::prelude::*;
 use ratite::nostr::Event;
-use ratite::relay::Outcome;
+use ratite::relay::{Outcome, Settings};
 use ratite::store::{Applied, Record, Store};
 
 /// An event that has to do with others: what it replaces, deletes or makes vanish is drawn from a few authors, seconds and names.
@@ -195,7 +195,7 @@ proptest! {
 
         // The bulk door, into an empty database and into one that has something: transactions of two kinds.
         for first in [0, chunk] {
-            let relay = TestRelay::new();
+            let relay = TestRelay::with(Settings { alone: true, ..common::settings() });
             let texts: Vec<String> = events.iter().map(json).collect();
             let texts: Vec<&[u8]> = texts.iter().map(|text| text.as_bytes()).collect();
             let (first, rest) = texts.split_at(first.min(texts.len()));

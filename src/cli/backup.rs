@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use clap::Args;
 
+use super::disk::check_room;
 use super::failure::{CLEAN, Failure, Outcome, things};
 use super::globals::Globals;
 use super::output::{print, print_json, spare_databases};
@@ -48,7 +49,8 @@ pub(super) struct BackupArgs {
 #[command(
     long_about = "Bring a backup back: copy it into the data folder and check it there, before anything else is touched. No relay and no \
         other command may use the folder meanwhile.\n\n\
-        A database that is there already stays unless --replace is given, and then it is kept under another name beside the new one.",
+        A database that is there already stays unless --replace is given, and then it is kept under another name beside the new one. Tables, pages and ids are checked; `ratite verify --deep` \
+        checks signatures too.",
     after_help = "\
 Examples:
   ratite restore /var/backups/ratite/ratite-2026-01-31T03-00-00Z.mdb
@@ -74,6 +76,12 @@ const LOOK: Duration = Duration::from_millis(50);
 
 pub(super) fn backup(args: &BackupArgs, globals: &Globals) -> Outcome {
     let started = Instant::now();
+    if args.target.as_os_str() == "-" {
+        return Err(Failure::new(
+            "a backup is a file, it cannot go to standard output",
+            "Name a file or a folder; `ratite export` writes events to standard output.",
+        ));
+    }
     let (store, config) = globals.open_existing()?;
     let target = target(&args.target);
     if target.is_dir() {
@@ -226,20 +234,6 @@ pub(super) fn ensure_unused(data: &Path) -> Result<(), Failure> {
     }
 }
 
-pub(super) fn check_room(folder: &Path, bytes: u64) -> Result<(), Failure> {
-    let parent = folder.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    // Where the system does not say, writing will show.
-    let Ok(disk) = rustix::fs::statvfs(parent) else { return Ok(()) };
-    let free = disk.f_bavail.saturating_mul(disk.f_frsize);
-    if free < bytes {
-        return Err(Failure::new(
-            format!("{} has {} free, about {} are needed", parent.display(), text::size(free), text::size(bytes)),
-            "Free some space, or choose another place.",
-        ));
-    }
-    Ok(())
-}
-
 /// The file that a backup goes to.
 fn target(given: &Path) -> PathBuf {
     let folder = given.is_dir() || given.as_os_str().as_encoded_bytes().ends_with(b"/");
@@ -253,7 +247,11 @@ fn stamp() -> String {
 
 /// Where the database in this folder is kept that gives way to another.
 pub(super) fn kept_as(data: &Path) -> PathBuf {
-    data.join(format!("data.mdb.{}", stamp()))
+    let name = format!("data.mdb.{}", stamp());
+    // Two within one second are two.
+    let more = (2..).map(|n| format!("{name}-{n}"));
+    let mut names = std::iter::once(name.clone()).chain(more).map(|name| data.join(name));
+    names.find(|name| !name.exists()).unwrap_or_else(|| data.join(&name))
 }
 
 fn beside(file: &Path, suffix: &str) -> PathBuf {

@@ -5,7 +5,8 @@ use std::time::Instant;
 
 use clap::Args;
 
-use super::backup::{check_room, checked, ensure_unused, kept_as, write};
+use super::backup::{checked, ensure_unused, kept_as, write};
+use super::disk::check_room;
 use super::failure::{CLEAN, Failure, Outcome, things};
 use super::globals::Globals;
 use super::output::{print, print_json};

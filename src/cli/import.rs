@@ -15,6 +15,7 @@ use rayon::prelude::*;
 use serde::Serialize;
 use serde_json::value::RawValue;
 
+use super::disk::free_bytes;
 use super::failure::{CLEAN, FAILED, Failure, LEFT_OUT, Outcome, complain, things};
 use super::globals::Globals;
 use super::input::{self, Chunk, Line, Lines, MAX_LINE_BYTES, Next, Source};
@@ -23,7 +24,11 @@ use super::progress::Progress;
 use super::signals::Stop;
 use super::text;
 use crate::relay::{self, Bulk, Relay, Settings};
+use crate::server::neighbours;
 use crate::store::Store;
+
+/// With less on the disk, an import commits early and often: what does not fit any more is little.
+const ROOM: u64 = 1 << 30;
 
 /// Refused lines that are shown when nobody asked for a file of them.
 const SHOWN: u64 = 10;
@@ -115,7 +120,10 @@ pub(super) fn run(args: &ImportArgs, globals: &Globals) -> Outcome {
     let sources = input::sources(&args.files)?;
     let rejects = Rejects::open(args.rejects.as_deref(), &sources)?;
     let store = Store::open(&config.storage.path, config.storage.map_size)?;
-    let relay = Relay::start(store, Settings::from_config(&config))?;
+    let data = &config.storage.path;
+    let roomy = free_bytes(data).is_none_or(|free| free >= ROOM);
+    let alone = roomy && neighbours(data).is_ok_and(|relays| relays.is_empty());
+    let relay = Relay::start(store, Settings { alone, ..Settings::from_config(&config) })?;
 
     let stop = Stop::on_signals();
     let started = Instant::now();

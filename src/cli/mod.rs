@@ -8,6 +8,7 @@
 //! | `filters` `time` | filters and times as arguments |
 //! | `input` `output` | lines in and out, compressed or not |
 //! | `walk` | stored events in slices |
+//! | `disk` | room on disks |
 //! | `progress` `text` `log` `signals` | what is shown on a terminal, and Ctrl-C |
 
 mod admin;
@@ -15,6 +16,7 @@ mod backup;
 mod compact;
 mod config;
 mod delete;
+mod disk;
 mod drain;
 mod export;
 mod failure;

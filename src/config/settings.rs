@@ -242,8 +242,9 @@ settings! {
         /// The public keys of those who may manage the relay while it runs (NIP-86): ban and allow keys, events and kinds,
         /// change its name.
         admins: Vec<PublicKey> = Vec::new(), Keys;
-        /// Whether clients can authenticate (NIP-42): every connection is sent a challenge. Without it nobody can read
-        /// private messages or publish protected events.
+        /// Whether clients can authenticate (NIP-42). They are sent a challenge at once when url or other_urls of [info] is
+        /// set, and otherwise when they ask for something that needs it. Without it nobody can read private messages or
+        /// publish protected events.
         auth: bool = true, Switch;
         /// Whether private messages (kinds 4, 13, 14, 15, 444, 1059 and 21059) are given only to those they concern. When
         /// this is off, everybody can see who gets messages, and when.

@@ -84,6 +84,9 @@ pub struct Settings {
     pub waiting_bytes: usize,
     /// Threads that call the core on behalf of peers, at least two: all but one may answer small questions themselves.
     pub callers: usize,
+    /// Nobody else writes to the database meanwhile, and its disk has room to spare: the first bulk transaction of an empty database
+    /// may be very large, and hold the write lock as long as that takes.
+    pub alone: bool,
     /// Where the time comes from.
     pub clock: Clock,
 }
@@ -101,6 +104,7 @@ impl Settings {
             // Half: at the end of a scan they all go into the outbox at once, beside its last slice.
             waiting_bytes: config.listen.outbox_bytes / 2,
             callers: threads(),
+            alone: false,
             clock: Clock::system(),
         }
     }

@@ -30,8 +30,8 @@ const RESERVE_RETRY: Duration = Duration::from_secs(1);
 /// The write lock is taken when the work begins, which is then a second's.
 const BULK_BYTES: usize = 64 << 20;
 
-/// The same for an empty database, which has nothing to rewrite: what is stored in its first transaction fills its pages to the
-/// brim. Nobody else has much to do with an empty database, so events are written while further ones are verified.
+/// The same for an empty database that nobody else uses, see [`Settings::alone`](super::Settings): it has nothing to rewrite, and what
+/// is stored in its first transaction fills its pages to the brim. Events are written while further ones are verified.
 const FIRST_BULK_BYTES: usize = 224 << 20;
 
 /// The thread.
@@ -116,7 +116,7 @@ fn turn(core: &Core, first: ToWriter, queue: &Receiver<ToWriter>) -> (Option<ToW
 /// Stores batches of the bulk door in one transaction, this one and those that follow, until they come to enough or something else
 /// is to be done, which is returned.
 fn bulk(core: &Core, first: ToWriter, queue: &Receiver<ToWriter>) -> Option<ToWriter> {
-    let empty = core.store.is_empty().unwrap_or(false);
+    let empty = core.settings.alone && core.store.is_empty().unwrap_or(false);
     let enough = if empty { FIRST_BULK_BYTES } else { BULK_BYTES };
     let mut load = Load::default();
     let mut bytes = 0;

@@ -121,6 +121,8 @@ pub fn run(config: Config, on_ready: impl FnOnce(&[Address], &[Neighbour])) -> R
     let settings = Settings::from_config(&config);
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(settings.callers)
+        // Sockets are looked at after so many turns, not after 61: where each takes its milliseconds, others would wait long.
+        .event_interval(8)
         // Only a shutdown needs a thread that may block.
         .max_blocking_threads(2)
         .thread_name("ratite-net")

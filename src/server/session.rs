@@ -59,6 +59,10 @@ enum End {
     HandedOver,
 }
 
+/// A peer that sends large messages without pause gives way to others after this long: its questions are read and entered here. The
+/// runtime's own bound counts reads, whatever they cost.
+const LONGEST_TURN: Duration = Duration::from_millis(2);
+
 /// What a turn was left for.
 enum Turn {
     /// An event waits for room in the core; so many bytes.
@@ -173,6 +177,7 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin> Session<'a, S> {
 
     /// Reads, writes and pings until there is nothing left to do.
     fn poll_turn(&mut self, cx: &mut Context<'_>, mut timer: Pin<&mut Sleep>, reading: bool) -> Poll<Turn> {
+        let began = Instant::now();
         loop {
             // One read, then its answers, then the next: a peer that sends without pause still gets answers.
             let reading = reading && !self.draining && !self.paused;
@@ -223,6 +228,11 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin> Session<'a, S> {
             let more_to_read = heard || (was_paused && !self.paused);
             let more_to_write = status.queued && !self.blocked;
             if !more_to_read && !more_to_write {
+                return Poll::Pending;
+            }
+            if began.elapsed() > LONGEST_TURN {
+                // The runtime puts this task behind all that are ready.
+                cx.waker().wake_by_ref();
                 return Poll::Pending;
             }
         }

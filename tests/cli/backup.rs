@@ -119,6 +119,11 @@ fn what_a_restore_replaces_is_kept() {
     assert_eq!(place.export(&[]).len(), 3);
     let kept = names(&place.path("ratite-data")).into_iter().find(|name| name.starts_with("data.mdb.20")).unwrap();
     assert!(ended.out.contains(&kept), "{}", ended.out);
+    // Another one does not take its name, however soon it comes.
+    assert_eq!(place.run(&["restore", "three.mdb", "--replace"]).code, 0);
+    let two = names(&place.path("ratite-data")).into_iter().filter(|name| name.starts_with("data.mdb.20")).count();
+    assert_eq!(two, 2);
+    place.run(&["backup", "-"]).assert_failed("cannot go to standard output");
     // And so is a way back.
     assert_eq!(place.run(&["--data", "again", "restore", &format!("ratite-data/{kept}")]).code, 0);
     assert_eq!(place.export(&["--data", "again"]).len(), 8);

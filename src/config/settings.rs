@@ -242,7 +242,7 @@ settings! {
         /// The public keys of those who may manage the relay while it runs (NIP-86): ban and allow keys, events and kinds,
         /// change its name.
         admins: Vec<PublicKey> = Vec::new(), Keys;
-        /// Whether clients can authenticate (NIP-42). They are sent a challenge at once when url or other_urls of [info] is
+        /// Whether clients can authenticate (NIP-42). They are sent a challenge at once when info.url or info.other_urls is
         /// set, and otherwise when they ask for something that needs it. Without it nobody can read private messages or
         /// publish protected events.
         auth: bool = true, Switch;

@@ -216,7 +216,8 @@ settings! {
         /// How much memory the filters of one connection may take, those of its subscriptions and of its waiting questions
         /// together: a filter of 1,000 authors takes about 80 kB.
         max_filter_bytes: usize = 4 * 1024 * 1024, bytes(64 * KIB..=GIB);
-        /// The same for all connections together. Each has 16 KiB of its own, whatever others take.
+        /// The same for all connections together. Each has 16 KiB of its own, whatever others take, and the connections of one
+        /// address get a quarter of the rest at most.
         max_filter_bytes_total: usize = 128 * 1024 * 1024, bytes(MIB..=1024 * GIB);
         /// The most stored events that one filter returns, whatever limit it asks for.
         max_limit: u64 = 5_000, count(1..=1_000_000);

@@ -27,9 +27,9 @@ impl Client {
         Client { peer }
     }
 
-    /// Has this peer share the bound of a group. To be said before anything is asked, and once.
+    /// Has this peer share the bounds of a group. To be said before anything is asked, and once.
     pub fn join(&self, group: Arc<Group>) {
-        let _ = self.peer.group.set(group);
+        self.peer.join(group);
     }
 
     /// EVENT: as [`Relay::publish`](super::Relay::publish), on behalf of whoever the peer has proved to be.

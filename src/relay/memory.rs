@@ -1,18 +1,23 @@
 //! Memory that peers' questions hold: counted, and bounded for each peer and for all of them together.
 //!
-//! Each peer has a [`SHARE`] that nobody can take from it. What it holds beyond comes out of one pool, so a few greedy peers
-//! can use the pool up, and still nobody else loses the handful of subscriptions that a client lives on.
+//! Each peer has a [`SHARE`] that nobody can take from it. What it holds beyond comes out of one pool, of which a group of peers
+//! gets a part only. So a few greedy peers cannot use the pool up, and if many do, still nobody loses the handful of
+//! subscriptions that a client lives on.
 
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 
 use super::lock;
 
 /// What each peer may hold whatever others do.
 const SHARE: usize = 16 << 10;
 
+/// The part of the pool that one group may take.
+const GROUP_PART: usize = 4;
+
 /// What all peers hold beyond their shares comes from here.
 pub(super) struct Pool {
+    total: usize,
     free: AtomicUsize,
     /// What one peer may hold at most, its share included.
     peer_max: usize,
@@ -20,22 +25,32 @@ pub(super) struct Pool {
 
 impl Pool {
     pub fn new(total: usize, peer_max: usize) -> Arc<Pool> {
-        Arc::new(Pool { free: AtomicUsize::new(total), peer_max: peer_max.max(SHARE) })
+        Arc::new(Pool { total, free: AtomicUsize::new(total), peer_max: peer_max.max(SHARE) })
     }
 
     /// Opens the books of one peer.
     pub fn account(self: &Arc<Pool>) -> Arc<Account> {
-        Arc::new(Account { pool: self.clone(), held: Mutex::new(0) })
+        Arc::new(Account { pool: self.clone(), group: OnceLock::new(), held: Mutex::new(0) })
+    }
+
+    /// What the peers of one group may take out of this pool.
+    pub fn part(&self) -> Arc<Pool> {
+        Pool::new(self.total / GROUP_PART, self.peer_max)
     }
 
     fn take(&self, bytes: usize) -> bool {
         self.free.fetch_update(Relaxed, Relaxed, |free| free.checked_sub(bytes)).is_ok()
+    }
+
+    fn give(&self, bytes: usize) {
+        self.free.fetch_add(bytes, Relaxed);
     }
 }
 
 /// What one peer holds.
 pub(super) struct Account {
     pool: Arc<Pool>,
+    group: OnceLock<Arc<Pool>>,
     held: Mutex<usize>,
 }
 
@@ -44,11 +59,18 @@ pub(super) struct Account {
 pub(super) enum Shortage {
     /// The peer holds as much as one may.
     Peer,
+    /// The group holds as much as one may.
+    Group,
     /// All together hold as much as they may.
     Everybody,
 }
 
 impl Account {
+    /// Has this account share a group's part. To be said once, before anything is taken.
+    pub fn join(&self, part: Arc<Pool>) {
+        let _ = self.group.set(part);
+    }
+
     /// Takes memory for as long as the lease lives, within the peer's own bound.
     pub fn lease(self: &Arc<Account>, bytes: usize) -> Result<Lease, Shortage> {
         let mut lease = self.empty();
@@ -69,10 +91,17 @@ impl Account {
             return Err(Shortage::Peer);
         }
         let (before, after) = (held.saturating_sub(SHARE), new.saturating_sub(SHARE));
-        if after > before && !self.pool.take(after - before) {
+        let (more, less) = (after.saturating_sub(before), before.saturating_sub(after));
+        let group = self.group.get();
+        if group.is_some_and(|group| !group.take(more)) {
+            return Err(Shortage::Group);
+        }
+        if !self.pool.take(more) {
+            group.inspect(|group| group.give(more));
             return Err(Shortage::Everybody);
         }
-        self.pool.free.fetch_add(before.saturating_sub(after), Relaxed);
+        group.inspect(|group| group.give(less));
+        self.pool.give(less);
         *held = new;
         Ok(())
     }
@@ -122,5 +151,22 @@ mod tests {
         drop((first, own));
         assert_eq!(pool.free.load(Relaxed), 1000);
         assert_eq!(*lock(&one.held), 0);
+    }
+
+    #[test]
+    fn a_group_gets_a_part_and_leaves_the_rest() {
+        let pool = Pool::new(1000, SHARE + 1000);
+        let part = pool.part();
+        let (one, two, other) = (pool.account(), pool.account(), pool.account());
+        one.join(part.clone());
+        two.join(part.clone());
+        let first = one.lease(SHARE + 200).expect("there is room");
+        assert_eq!(two.lease(SHARE + 51).err(), Some(Shortage::Group));
+        let rest = other.lease(SHARE + 770).expect("for others there is more");
+        assert_eq!(two.lease(SHARE + 40).err(), Some(Shortage::Everybody));
+        drop(rest);
+        let second = two.lease(SHARE + 50).expect("what could not be had was given back");
+        drop((first, second));
+        assert_eq!((part.free.load(Relaxed), pool.free.load(Relaxed)), (250, 1000));
     }
 }

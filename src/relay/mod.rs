@@ -173,6 +173,8 @@ struct Core {
     moderation: Arc<Moderation>,
     live: live::Live,
     memory: Arc<memory::Pool>,
+    /// When the log was last told that it is used up.
+    shortage_told: AtomicU64,
     room: Arc<Semaphore>,
     room_total: usize,
     verify: Sender<ToVerify>,
@@ -204,6 +206,7 @@ impl Relay {
         let core = Arc::new(Core {
             moderation: Arc::new(Moderation::load(&store)?),
             live: live::Live::new(store.next_seq()?, live_tx),
+            shortage_told: AtomicU64::new(0),
             memory: memory::Pool::new(settings.limits.max_filter_bytes_total, settings.limits.max_filter_bytes),
             store,
             room: Arc::new(Semaphore::new(room_total)),
@@ -397,6 +400,18 @@ impl Relay {
 }
 
 impl Core {
+    /// Says, once a minute at most, that there is no memory for more questions.
+    fn tell_of_shortage(&self) {
+        const PAUSE: u64 = 60;
+        let (now, told) = (self.settings.clock.now(), self.shortage_told.load(Relaxed));
+        if now >= told.saturating_add(PAUSE) && self.shortage_told.swap(now, Relaxed) == told {
+            let bytes = self.settings.limits.max_filter_bytes_total;
+            tracing::warn!(
+                "large questions are refused: filters of all connections together take {bytes} bytes, see limits.max_filter_bytes_total"
+            );
+        }
+    }
+
     /// Checks an event and queues it; see [`Relay::publish`].
     fn publish(
         &self,

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, OnceLock, Weak};
 
 use super::line::Line;
 use super::live::Live;
-use super::memory::{Account, Lease, Shortage};
+use super::memory::{Account, Lease, Pool, Shortage};
 use super::policy::Viewer;
 use super::question::{Kind, Question};
 use super::subscription::{Owner, Sink, Subscription, send_one};
@@ -23,15 +23,16 @@ const TAKING_TURNS: usize = 8;
 /// A scan that holds more than this between two slices has the peer's turns to itself.
 const LARGE: usize = 256 << 10;
 
-/// Peers that share a bound: however many they are, no more of them are with the readers, or in the readers' queue, than there are
-/// readers. A server makes one for the connections of each address.
+/// Peers that share bounds: however many they are, no more of them are with the readers, or in the readers' queue, than there are
+/// readers, and they take no more than a part of the memory for questions. A server makes one for the connections of each address.
 pub struct Group {
     line: Line<Arc<Peer>>,
+    memory: OnceLock<Arc<Pool>>,
 }
 
 impl Default for Group {
     fn default() -> Group {
-        Group { line: Line::new(threads()) }
+        Group { line: Line::new(threads()), memory: OnceLock::new() }
     }
 }
 
@@ -45,7 +46,7 @@ pub(super) struct Peer {
     subscriptions: Mutex<Vec<Open>>,
     questions: Mutex<Questions>,
     memory: Arc<Account>,
-    pub group: OnceLock<Arc<Group>>,
+    group: OnceLock<Arc<Group>>,
     gone: AtomicBool,
     /// What was answered in place for this peer: see [`super::reader::InPlace::try_run`].
     pub spent: AtomicU64,
@@ -102,6 +103,12 @@ impl Peer {
             gone: AtomicBool::new(false),
             spent: AtomicU64::new(0),
         })
+    }
+
+    /// Has this peer share the bounds of a group.
+    pub fn join(&self, group: Arc<Group>) {
+        self.memory.join(group.memory.get_or_init(|| self.core.memory.part()).clone());
+        let _ = self.group.set(group);
     }
 
     /// The peer is gone: its subscriptions and questions end.
@@ -164,7 +171,11 @@ impl Peer {
                 "blocked: the filters of one connection may take {} bytes here; close subscriptions or ask for fewer values",
                 self.core.settings.limits.max_filter_bytes
             ),
+            Shortage::Group => {
+                "rate-limited: the connections of your address hold as many large questions as one address may; close some".into()
+            }
             Shortage::Everybody => {
+                self.core.tell_of_shortage();
                 "rate-limited: the relay holds as many large questions as it has memory for; try again later".into()
             }
         }

@@ -197,6 +197,8 @@ type PassOn = Box<dyn Fn(&[u8]) -> bool + Send + Sync>;
 impl Relay {
     /// Starts the core's threads over an open database.
     pub fn start(store: Store, settings: Settings) -> Result<Relay, RelayError> {
+        // Before anything is read: what is committed from here on is looked at again.
+        let seen = store.last_commit();
         let (verify_tx, verify_rx) = crossbeam_channel::unbounded();
         let (writer_tx, writer_rx) = crossbeam_channel::unbounded();
         let (live_tx, live_rx) = crossbeam_channel::unbounded();
@@ -231,7 +233,7 @@ impl Relay {
             let queue = reader_rx.clone();
             relay.spawn(&format!("reader-{i}"), |core| reader::run(core, queue))?;
         }
-        relay.spawn("housekeeping", |core| housekeeping(core, stop_rx))?;
+        relay.spawn("housekeeping", move |core| housekeeping(core, stop_rx, seen))?;
         Ok(relay)
     }
 
@@ -461,10 +463,10 @@ fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
 }
 
 /// Looks around ten times a second: other processes' commits are to be delivered soon, expired events to be removed
-/// soon, a failure to write noticed when it is over, readers of dead processes cleared now and then.
-fn housekeeping(core: &Arc<Core>, stop: Receiver<()>) {
+/// soon, a failure to write noticed when it is over, readers of dead processes cleared now and then. `seen` is the last commit that
+/// what the core knows of the database rests on.
+fn housekeeping(core: &Arc<Core>, stop: Receiver<()>, mut seen: usize) {
     const LOOK: Duration = Duration::from_millis(100);
-    let mut seen = core.store.last_commit();
     let mut swept_at = 0;
     for tick in 0u64.. {
         match stop.recv_timeout(LOOK) {

@@ -459,9 +459,7 @@ fn an_import_that_is_killed_leaves_nothing_half_written_and_is_repeated() {
             input.write_all(lines.as_bytes()).unwrap();
             if round < kills && i * 50 >= deadly {
                 // Something new is on its way to the disk, perhaps there already.
-                for _ in 0..random.below(20_000) {
-                    std::thread::yield_now();
-                }
+                std::thread::sleep(Duration::from_micros(random.below(20_000) as u64));
                 import.kill().unwrap();
                 break;
             }

@@ -325,7 +325,7 @@ impl<'a> Scanner<'a> {
         Ok(char::from_u32(unit))
     }
 
-    /// The code unit of the `\uXXXX` that starts here.
+    /// The code unit of the escape, `\u` and four digits, that starts here.
     fn escaped_unit(&self) -> Option<u32> {
         let [b'\\', b'u', digits @ ..] = self.text.as_bytes().get(self.at..self.at + 6)? else {
             return None;

@@ -59,7 +59,7 @@ impl Greeting {
         Greeting {
             // As it was called: after `cargo run` it is not in the search path.
             program: std::env::args_os().next().map_or("ratite".into(), |name| name.to_string_lossy().into_owned()),
-            url: config.info.url.clone(),
+            url: config.url(),
             data: config.storage.path.display().to_string(),
             data_is_default: config.storage.path == Config::default().storage.path,
         }

@@ -9,6 +9,7 @@
 //! | `rules` | what a setting may hold: numbers, sizes, lists, keys |
 //! | `address` | addresses, networks, and where proxies write their client's |
 //! | `rates` | rates by kind of event |
+//! | `tls` | names, files and addresses of TLS, and what of it belongs together |
 //! | `file` | settings from TOML |
 //! | `sources` | settings from everywhere, and the check of the whole |
 //! | `template` | the commented default file |
@@ -24,6 +25,7 @@ mod sources;
 mod template;
 #[cfg(test)]
 mod tests;
+mod tls;
 
 use std::ffi::OsString;
 use std::fs::File;
@@ -33,8 +35,9 @@ use std::path::{Path, PathBuf};
 pub use address::{Address, AddressSource, Network};
 pub use problem::{ConfigError, Place, Problem};
 pub use rates::KindRate;
-pub use settings::{Config, Info, Limits, Listen, Policy, Rates, Storage};
+pub use settings::{Config, Info, Limits, Listen, Policy, Rates, Storage, Tls};
 pub use template::template;
+pub use tls::CertificateSource;
 
 use sources::Draft;
 

@@ -39,7 +39,7 @@ pub(super) enum Raw<'a> {
 
 impl Raw<'_> {
     /// The text, when the value is text.
-    fn text(&self) -> Option<&str> {
+    pub(super) fn text(&self) -> Option<&str> {
         match self {
             Raw::Word(word) => Some(word),
             Raw::Toml(value) => value.as_str(),
@@ -523,6 +523,6 @@ pub(super) fn toml_list(values: &[impl ToString]) -> String {
 }
 
 /// Text as a TOML string.
-fn toml_text(text: &str) -> String {
+pub(super) fn toml_text(text: &str) -> String {
     toml::Value::String(text.to_owned()).to_string()
 }

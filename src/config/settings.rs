@@ -10,6 +10,7 @@ use super::rules::{
     Addresses, Choice, Fault, Folder, GIB, KIB, Key, Keys, MIB, Mode, Names, Networks, Raw, Rule, Switch, TIB, Text,
     Url, Urls, bytes, count, seconds,
 };
+use super::tls::{AddressesOrNone, Email, HostNames, OptionalFile};
 use crate::nostr::PublicKey;
 
 /// One section of the file: `[limits]`.
@@ -93,6 +94,11 @@ fn loopback() -> Vec<Network> {
         .collect()
 }
 
+/// This port of every address that this machine has.
+fn any(port: u16) -> Vec<Address> {
+    vec![(Ipv4Addr::UNSPECIFIED, port).into(), (Ipv6Addr::UNSPECIFIED, port).into()]
+}
+
 settings! {
     /// What the relay says about itself: to clients (NIP-11) and on its page in a browser.
     info: Info {
@@ -157,6 +163,30 @@ settings! {
         drain_wait: u64 = 60, seconds(1..=86_400).or_zero("at once");
         /// Over how long it then spreads their leaving, so that not all of them knock at the next relay at the same moment.
         drain_spread: u64 = 300, seconds(1..=86_400).or_zero("at once");
+    }
+
+    /// wss:// without a proxy. With names and an e-mail address the relay gets its certificate itself, from Let's Encrypt, and
+    /// renews it; or it uses the certificate in your files. With neither, TLS is off.
+    tls: Tls {
+        /// The names of this relay, such as "relay.example.org". They must lead to this machine, and ports 443 and 80 must reach
+        /// it from everywhere.
+        names: Vec<String> = Vec::new(), HostNames;
+        /// Your e-mail address, for the certificate authority. Setting it means that you agree to its terms: those of Let's
+        /// Encrypt are at letsencrypt.org/repository.
+        email: String = String::new(), Email;
+        /// A certificate of your own, with those that it is signed by behind it, as PEM. Read again when it changes.
+        certificate: Option<PathBuf> = None, OptionalFile;
+        /// Its private key, as PEM. Both may stand in one file.
+        key: Option<PathBuf> = None, OptionalFile;
+        /// The addresses on which TLS is spoken. Those of listen.addresses stay without.
+        listen: Vec<Address> = any(443), Addresses;
+        /// Where plain HTTP is answered with a redirect to https, and where the certificate authority looks for proof; "none" for
+        /// nowhere.
+        http_listen: Vec<Address> = any(80), AddressesOrNone;
+        /// The certificate authority to ask: where its ACME service (RFC 8555) begins.
+        acme_directory: String = "https://acme-v02.api.letsencrypt.org/directory".to_owned(), Url(&["https://"]);
+        /// Certificates to trust when talking to it, as PEM, beside those that everybody trusts. For an authority of your own.
+        acme_ca: Option<PathBuf> = None, OptionalFile;
     }
 
     /// How much one address may do, so that one peer cannot take the relay from all others. An address is an IPv4 address or an

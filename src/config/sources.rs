@@ -7,6 +7,7 @@ use std::ffi::OsString;
 use super::problem::{Place, Problem, nearest};
 use super::rules::{Fault, Raw};
 use super::settings::{Config, SECTIONS, Section, Setting, variable};
+use super::tls;
 
 /// Environment variables that carry the prefix of settings but are none.
 pub(super) const CONFIG_FILE_VARIABLE: &str = "RATITE_CONFIG";
@@ -92,6 +93,8 @@ impl Draft {
             // The values that could not be read are still the defaults: comparing them would only mislead.
             return;
         }
+        let place = |setting| self.places.get(&("tls", setting)).cloned().unwrap_or(Place::Default);
+        tls::check(&self.config, place, &mut self.problems, &mut self.warnings);
         let limits = &mut self.config.limits;
         if limits.default_limit > limits.max_limit {
             if self.places.contains_key(&("limits", "default_limit")) {

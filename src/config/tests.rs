@@ -105,6 +105,54 @@ fn names_and_their_keys_are_checked() {
 }
 
 #[test]
+fn tls_is_on_with_a_name_and_an_e_mail_address_or_with_files() {
+    assert_eq!(Config::default().tls.source(), None);
+    let acme = config("[tls]\nnames = \"Relay.example.org\"\nemail = \"you@example.org\"").tls;
+    assert_eq!((acme.source(), acme.names), (Some(CertificateSource::Acme), vec!["relay.example.org".to_owned()]));
+    assert_eq!(acme.listen, ["0.0.0.0:443".parse().unwrap(), "[::]:443".parse().unwrap()]);
+    assert_eq!(acme.http_listen, ["0.0.0.0:80".parse().unwrap(), "[::]:80".parse().unwrap()]);
+    let files = config("[tls]\ncertificate = \"a.pem\"\nkey = \"a.pem\"\nhttp_listen = \"none\"").tls;
+    assert_eq!((files.source(), files.http_listen), (Some(CertificateSource::Files), vec![]));
+}
+
+#[test]
+fn settings_of_tls_that_do_not_fit_together_are_named_with_what_to_do() {
+    for (lines, line, expected) in [
+        ("names = \"a.org\"", 2, "tls.names needs a certificate; set tls.email to your e-mail address"),
+        ("email = \"a@b.c\"", 2, "tls.names has no name for it; set tls.names"),
+        ("certificate = \"a\"", 2, "tls.certificate needs its private key; name its file in tls.key"),
+        ("key = \"a\"", 2, "tls.key is a key without a certificate"),
+        ("certificate = \"a\"\nkey = \"b\"\nemail = \"a@b.c\"", 4, "remove the one or the other"),
+        ("email = \"you\"", 2, "must be an e-mail address"),
+        ("acme_directory = \"http://a\"", 2, "must be an address that begins with https://"),
+        ("certificate = 5", 2, "must be the path of a file, or empty, not 5"),
+        ("http_listen = []", 2, "or \"none\", not a list"),
+        (
+            "certificate = \"a\"\nkey = \"a\"\nlisten = \"127.0.0.1:7777\"",
+            4,
+            "tls.listen and listen.addresses both name 127.0.0.1:7777",
+        ),
+        (
+            "certificate = \"a\"\nkey = \"a\"\nlisten = \"[::]:80\"",
+            0,
+            "default: tls.http_listen and tls.listen both name [::]:80",
+        ),
+    ] {
+        let found = problems(&format!("[tls]\n{lines}"));
+        assert_eq!(found.len(), 1, "{lines}: {found:?}");
+        assert!(found[0].contains(expected), "{lines}: {found:?}");
+        assert!(line == 0 || found[0].starts_with(&format!("relay.toml:{line}: ")), "{lines}: {found:?}");
+    }
+    let loaded = load_text("[tls]\nlisten = \"127.0.0.1:1\"\nacme_ca = \"ca.pem\"", &[]).unwrap();
+    let warnings: Vec<String> = loaded.warnings.iter().map(Problem::to_string).collect();
+    assert_eq!(warnings.len(), 2, "{warnings:?}");
+    assert!(
+        warnings[0].starts_with("relay.toml:2: tls.listen does nothing: TLS is off; it is on when"),
+        "{warnings:?}"
+    );
+}
+
+#[test]
 fn one_address_needs_no_list() {
     assert_eq!(config("[listen]\naddresses = \"[::1]:7000\"").listen.addresses, ["[::1]:7000".parse().unwrap()]);
 }
@@ -137,7 +185,7 @@ fn a_setting_outside_of_its_section_is_sent_home() {
     assert_eq!(
         problems("port = 80\n"),
         [
-            "relay.toml:1: the setting \"port\" stands outside of any section; the sections are [info], [listen], [rates], [storage], [limits], [policy]"
+            "relay.toml:1: the setting \"port\" stands outside of any section; the sections are [info], [listen], [tls], [rates], [storage], [limits], [policy]"
         ]
     );
     assert_eq!(

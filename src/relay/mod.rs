@@ -97,9 +97,7 @@ impl Settings {
         Settings {
             limits: config.limits.clone(),
             policy: config.policy.clone(),
-            addresses: Arc::new(OwnAddresses::new(
-                std::iter::once(&config.info.url).chain(&config.info.other_urls).map(String::as_str),
-            )),
+            addresses: Arc::new(OwnAddresses::new(config.urls().iter().map(String::as_str))),
             queue_bytes: config.storage.queue_bytes,
             // Half: at the end of a scan they all go into the outbox at once, beside its last slice.
             waiting_bytes: config.listen.outbox_bytes / 2,

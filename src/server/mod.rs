@@ -21,6 +21,7 @@
 //! | `outbox` | what waits to be written to one connection |
 //! | `stream` | reading without owning a buffer, hanging up |
 //! | `shared` | what all connections have in common |
+//! | `tls` | TLS: the relay's certificate |
 //! | `signals` | the signals that end the relay |
 //!
 //! A connection is one task. It never blocks: events and questions go to the core, whose threads put their answers
@@ -46,6 +47,7 @@ mod shared;
 mod signals;
 mod socket;
 mod stream;
+mod tls;
 mod visitor;
 
 use std::convert::Infallible;
@@ -62,6 +64,7 @@ use tokio::time::{sleep, sleep_until, timeout};
 pub use bind::BindError;
 pub use neighbours::{Neighbour, neighbours};
 pub use signals::{SAME_WISH, hangup_is_ignored};
+pub use tls::{CertificateError, CertificateState};
 
 use crate::config::{Address, Config};
 use crate::relay::{Relay, RelayError, Settings};

@@ -29,9 +29,7 @@ impl Names {
     pub(super) fn new(config: &Config) -> Option<Names> {
         let info = &config.info;
         let keys = info.names.iter().map(|(name, key)| (name.clone(), key.to_string())).collect();
-        let relays =
-            std::iter::once(&info.url).chain(&info.other_urls).filter(|url| !url.is_empty()).cloned().collect();
-        (!info.names.is_empty()).then_some(Names { keys, relays })
+        (!info.names.is_empty()).then(|| Names { keys, relays: config.urls() })
     }
 
     /// The answer to a query such as `name=alice`: that name if it is known, or all names when none is asked for (N05-01).

@@ -48,14 +48,14 @@ impl Landing {
                 ("description", description.trim_end()),
                 ("nips", &nips.join("\n")),
                 ("facts", &facts(config)),
-                ("derived", if info.url.is_empty() { " data-derived" } else { "" }),
+                ("derived", if config.url().is_empty() { " data-derived" } else { "" }),
                 ("style", STYLE),
                 ("script", SCRIPT),
             ],
         );
         Landing {
             html,
-            address: escape(&info.url),
+            address: escape(&config.url()),
             content_security_policy: format!(
                 "default-src 'none'; style-src '{}'; script-src '{}'; img-src data:; base-uri 'none'; \
                  form-action 'none'; frame-ancestors 'none'",

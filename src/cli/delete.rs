@@ -59,7 +59,7 @@ pub(super) fn run(args: &DeleteArgs, globals: &Globals) -> Outcome {
     args.range.apply(&mut filters);
     let (store, config) = globals.open_existing()?;
     if args.dry_run {
-        let count = count(&store, filters)?;
+        let count = count(&store, &config.policy, filters)?;
         if args.json {
             print_json(&serde_json::json!({ "would_remove": count }))?;
         } else {

@@ -56,7 +56,7 @@ pub(super) fn run(args: &ExportArgs, globals: &Globals) -> Outcome {
         None => vec![Filter::default()],
     };
     args.range.apply(&mut filters);
-    let (store, _) = globals.open_existing()?;
+    let (store, config) = globals.open_existing()?;
     let mut output = match &args.output {
         Some(path) => Output::file(path)?,
         None => Output::stdout(),
@@ -76,7 +76,7 @@ pub(super) fn run(args: &ExportArgs, globals: &Globals) -> Outcome {
     };
     let walked = match args.as_stored {
         true => walk_log(&store, filters, &mut take),
-        false => walk(&store, filters, order, &mut take),
+        false => walk(&store, &config.policy, filters, order, &mut take),
     }?;
     drop(progress);
     if !complete {

@@ -41,9 +41,9 @@ pub(super) struct ScanArgs {
 pub(super) fn run(args: &ScanArgs, globals: &Globals) -> Outcome {
     let mut filters = filters::parse(&args.filters)?;
     args.range.apply(&mut filters);
-    let (store, _) = globals.open_existing()?;
+    let (store, config) = globals.open_existing()?;
     if args.count {
-        let count = count(&store, filters)?;
+        let count = count(&store, &config.policy, filters)?;
         if args.json {
             print_json(&serde_json::json!({ "count": count }))?;
         } else {
@@ -51,7 +51,8 @@ pub(super) fn run(args: &ScanArgs, globals: &Globals) -> Outcome {
         }
     } else {
         let mut output = Output::stdout();
-        let walked = walk(&store, filters, Order::NewestFirst, &mut |lines, _| output.write(lines).map(|()| true))?;
+        let mut take = |lines: &[u8], _| output.write(lines).map(|()| true);
+        let walked = walk(&store, &config.policy, filters, Order::NewestFirst, &mut take)?;
         output.finish()?;
         return Ok(walked.end());
     }

@@ -6,6 +6,7 @@ use std::process::ExitCode;
 use super::failure::{CLEAN, Failure, LEFT_OUT, complain, things};
 use super::time;
 use crate::nostr::Filter;
+use crate::config::Policy;
 use crate::store::{Budget, Order, Progress, Record, Scan, Seq, Store};
 
 /// A slice ends when it has this much text: nothing is written while the database is being read.
@@ -74,12 +75,19 @@ pub(super) fn end(damaged: u64) -> ExitCode {
 
 /// Gives `take` the matching events as lines of JSON, some at a time, with the number of events so far, until it says
 /// stop.
-pub(super) fn walk(store: &Store, filters: Vec<Filter>, order: Order, take: &mut Take<'_>) -> Result<Walked, Failure> {
+pub(super) fn walk(
+    store: &Store,
+    policy: &Policy,
+    filters: Vec<Filter>,
+    order: Order,
+    take: &mut Take<'_>,
+) -> Result<Walked, Failure> {
     let mut scan = Scan::new(filters, order);
     let mut lines = Lines::new();
     loop {
         lines.text.clear();
-        let progress = scan.run(store, time::now(), Budget::COMMAND, &mut |record| lines.add(record))?;
+        let now = policy.expiry_time(time::now());
+        let progress = scan.run(store, now, Budget::COMMAND, &mut |record| lines.add(record))?;
         if !take(&lines.text, lines.count)? || progress == Progress::Done {
             break;
         }
@@ -119,11 +127,11 @@ pub(super) fn walk_log(store: &Store, mut filters: Vec<Filter>, take: &mut Take<
 }
 
 /// The number of matching events.
-pub(super) fn count(store: &Store, filters: Vec<Filter>) -> Result<u64, Failure> {
+pub(super) fn count(store: &Store, policy: &Policy, filters: Vec<Filter>) -> Result<u64, Failure> {
     let mut scan = Scan::new(filters, Order::NewestFirst);
     let mut count = 0;
     loop {
-        let progress = scan.run(store, time::now(), Budget::COMMAND, &mut |_| {
+        let progress = scan.run(store, policy.expiry_time(time::now()), Budget::COMMAND, &mut |_| {
             count += 1;
             ControlFlow::Continue(())
         })?;

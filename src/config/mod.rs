@@ -72,6 +72,13 @@ pub struct Loaded {
     pub warnings: Vec<Problem>,
 }
 
+impl Policy {
+    /// The time up to which events have expired (NIP-40) when it is `now`: 0, at which none has, where that is switched off.
+    pub fn expiry_time(&self, now: u64) -> u64 {
+        if self.expiration { now } else { 0 }
+    }
+}
+
 /// Reads and checks every source. Reports everything that is wrong, not just the first.
 pub fn load(sources: Sources) -> Result<Loaded, ConfigError> {
     let mut draft = Draft::default();

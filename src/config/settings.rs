@@ -283,6 +283,19 @@ settings! {
         /// Whether to take the layers of a private message (kinds 13, 14, 15 and 444) by themselves. They are meant to
         /// travel inside a gift wrap only; a client that publishes them has gone wrong.
         accept_unwrapped: bool = false, Switch;
+        /// Whether deletion requests delete (NIP-09). When this is off they are kept like any other event; what was deleted before
+        /// stays deleted.
+        deletion_requests: bool = true, Switch;
+        /// Whether requests to vanish are obeyed (NIP-62). When this is off they are refused; who has vanished before stays so.
+        requests_to_vanish: bool = true, Switch;
+        /// Whether an event ends when its expiration tag says so (NIP-40). When this is off the tag means nothing; what is over
+        /// by then goes when it is on again.
+        expiration: bool = true, Switch;
+        /// Whether events that are marked as protected are taken from nobody but their author, and reposts of them from nobody
+        /// (NIP-70). When this is off the mark means nothing.
+        protected_events: bool = true, Switch;
+        /// Whether COUNT is answered (NIP-45).
+        count: bool = true, Switch;
         /// Whether the end of stored events says so when nothing was left out (NIP-67). Two widespread client libraries do not
         /// understand it, and wait.
         eose_hints: bool = false, Switch;

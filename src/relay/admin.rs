@@ -242,7 +242,7 @@ fn reported(relay: &Relay) -> Result<Value, String> {
     let filter = Filter { kinds: Some(vec![Kind::REPORT]), limit: Some(REPORTS), ..Filter::default() };
     let mut scan = Scan::new(vec![filter], Order::NewestFirst);
     let mut named: Vec<EventId> = Vec::new();
-    let now = relay.settings().clock.now();
+    let now = relay.settings().expiry_time();
     loop {
         let state = scan.run(relay.store(), now, Budget::COMMAND, &mut |report| {
             let _ = report.visit_indexed_tags(|name, value| {

@@ -34,7 +34,7 @@ impl Client {
 
     /// EVENT: as [`Relay::publish`](super::Relay::publish), on behalf of whoever the peer has proved to be.
     pub fn publish(&self, event: Event, admission: Admission, reply: impl FnOnce(Outcome) + Send + 'static) {
-        if protected::is_protected(&event) {
+        if self.peer.core.settings.policy.protected_events && protected::is_protected(&event) {
             self.peer.challenge();
         }
         self.peer.core.publish(event, Some(&self.peer.viewer), admission, reply);
@@ -87,7 +87,10 @@ impl Client {
     /// one (NIP-45), or with CLOSED.
     pub fn count(&self, id: SubscriptionId, filters: Vec<Filter>) {
         let peer = &self.peer;
-        let limits = &peer.core.settings.limits;
+        let super::Settings { limits, policy, .. } = &peer.core.settings;
+        if !policy.count {
+            return peer.closed(&id, "unsupported: this relay does not count");
+        }
         // Before limits are put into the filters.
         let sketch = Sketch::of(&filters).map(Box::new);
         let filters = match limits::check_filters(filters, limits) {

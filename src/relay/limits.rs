@@ -15,11 +15,16 @@ pub(super) fn check_rules(event: &Event, settings: &Settings, host: Option<&str>
     if matches!(event.kind, Kind::AUTH | Kind::HTTP_AUTH) {
         return Err(format!("invalid: kind {} is for authentication and is never stored or passed on", event.kind));
     }
-    let expiration = event.expiration().map_err(|error| format!("invalid: {error}"))?;
-    if expiration.is_some_and(|at| at <= settings.clock.now()) {
-        return Err(EXPIRED.into());
+    if settings.policy.expiration {
+        let expiration = event.expiration().map_err(|error| format!("invalid: {error}"))?;
+        if expiration.is_some_and(|at| at <= settings.clock.now()) {
+            return Err(EXPIRED.into());
+        }
     }
     if event.kind == Kind::VANISH {
+        if !settings.policy.requests_to_vanish {
+            return Err("blocked: this relay does not obey requests to vanish".into());
+        }
         check_vanish(event, |url| settings.addresses.contain(url, host))?;
     }
     Ok(())

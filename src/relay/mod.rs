@@ -53,7 +53,7 @@ use queue::{Published, ToVerify, ToWriter};
 
 use crate::config::{Config, Limits, Policy};
 use crate::nostr::{Event, EventFields, EventId, Filter, KindClass};
-use crate::store::{Budget, Change, Count, Order, Progress, Record, Scan, Store, StoreError};
+use crate::store::{Batch, Budget, Change, Count, Order, Progress, Record, Rules, Scan, Store, StoreError};
 
 /// What can go wrong when the core starts or works for an operator.
 #[derive(Debug, thiserror::Error)]
@@ -105,6 +105,11 @@ impl Settings {
             alone: false,
             clock: Clock::system(),
         }
+    }
+
+    /// The time up to which events have expired, see [`Policy::expiry_time`].
+    pub fn expiry_time(&self) -> u64 {
+        self.policy.expiry_time(self.clock.now())
     }
 }
 
@@ -320,7 +325,7 @@ impl Relay {
         let mut removed = 0;
         loop {
             let mut ids: Vec<EventId> = Vec::new();
-            let state = scan.run(&self.core.store, self.core.settings.clock.now(), Budget::COMMAND, &mut |record| {
+            let state = scan.run(&self.core.store, self.core.settings.expiry_time(), Budget::COMMAND, &mut |record| {
                 ids.push(record.id());
                 if ids.len() < CHUNK { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
             })?;
@@ -341,7 +346,7 @@ impl Relay {
     /// Counts the stored events that match any of the filters, each once; `limit` is ignored (N45-04). Blocks.
     pub fn count(&self, filters: Vec<Filter>) -> Result<u64, RelayError> {
         let mut count = Count::new(filters);
-        while count.run(&self.core.store, self.core.settings.clock.now(), Budget::COMMAND)? == Progress::More {}
+        while count.run(&self.core.store, self.core.settings.expiry_time(), Budget::COMMAND)? == Progress::More {}
         Ok(count.found())
     }
 
@@ -442,6 +447,12 @@ impl Core {
         let _ = self.verify.send(ToVerify::Event(Box::new(Published { event, admission, reply })));
     }
 
+    /// Begins a write transaction under the rules in force.
+    fn batch(&self) -> Result<Batch<'_>, StoreError> {
+        let Policy { deletion_requests: deletion, expiration, .. } = self.settings.policy;
+        Ok(self.store.batch(self.settings.clock.now())?.under(Rules { deletion, expiration }))
+    }
+
     /// Why the last write failed, if it did.
     fn write_failure(&self) -> Option<String> {
         lock(&self.write_failure).clone()
@@ -479,7 +490,7 @@ fn housekeeping(core: &Arc<Core>, stop: Receiver<()>, mut seen: usize) {
                 tracing::warn!("reading the operator's lists failed: {error}");
             }
         }
-        let now = core.settings.clock.now();
+        let now = core.settings.expiry_time();
         if now != swept_at {
             swept_at = now;
             match core.store.has_expired(now) {

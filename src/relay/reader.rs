@@ -56,7 +56,7 @@ pub(super) fn slice(core: &Core, peer: &Arc<Peer>, mut question: Question, turn:
             let subscription = subscription.clone();
             let mut messages = room(turn);
             let first = scan.before().is_none();
-            let progress = scan.run(&core.store, core.settings.clock.now(), turn.budget, &mut |record| {
+            let progress = scan.run(&core.store, core.settings.expiry_time(), turn.budget, &mut |record| {
                 append_record(&subscription, &mut messages, record);
                 if messages.len() < turn.bytes { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
             });
@@ -88,7 +88,7 @@ pub(super) fn slice(core: &Core, peer: &Arc<Peer>, mut question: Question, turn:
             let subscription = subscription.clone();
             let (mut messages, mut seen) = (room(turn), 0u64);
             let deadline = Instant::now() + turn.budget.time;
-            let now = core.settings.clock.now();
+            let now = core.settings.expiry_time();
             let next = core.store.log(*from, &mut |_, record| {
                 if subscription.wants(&record) && record.expiration().is_none_or(|at| at > now) {
                     append_record(&subscription, &mut messages, &record);
@@ -112,7 +112,7 @@ pub(super) fn slice(core: &Core, peer: &Arc<Peer>, mut question: Question, turn:
             }
         }
         Kind::Count { id, count } => {
-            let progress = count.run(&core.store, core.settings.clock.now(), turn.budget);
+            let progress = count.run(&core.store, core.settings.expiry_time(), turn.budget);
             match judge(core, progress, count.walked()) {
                 Ok(Progress::More) => return (Some(question), true),
                 Ok(Progress::Done) => {
@@ -123,7 +123,7 @@ pub(super) fn slice(core: &Core, peer: &Arc<Peer>, mut question: Question, turn:
             (None, true)
         }
         Kind::Sketch { id, scan, count, sketch } => {
-            let progress = scan.run(&core.store, core.settings.clock.now(), turn.budget, &mut |record| {
+            let progress = scan.run(&core.store, core.settings.expiry_time(), turn.budget, &mut |record| {
                 *count += 1;
                 sketch.add(&record.pubkey());
                 ControlFlow::Continue(())

@@ -98,7 +98,7 @@ fn turn(core: &Core, first: ToWriter, queue: &Receiver<ToWriter>) -> (Option<ToW
         let _ = done.send(changed);
     }
     if sweep {
-        let now = core.settings.clock.now();
+        let now = core.settings.expiry_time();
         let swept = core.store.remove_some(now, SWEEP, |batch, limit| batch.remove_expired(limit));
         probe |= swept.is_ok();
         note_failure(core, swept.as_ref().err());
@@ -160,7 +160,7 @@ struct Load<'c> {
 impl<'c> Load<'c> {
     /// Applies what waits. After a fault there is no transaction any more, and no outcome counts.
     fn apply(&mut self, core: &'c Core) {
-        let transaction = self.transaction.get_or_insert_with(|| core.store.batch(core.settings.clock.now()));
+        let transaction = self.transaction.get_or_insert_with(|| core.batch());
         for (batch, done) in self.waiting.drain(..) {
             let mut apply = |event: Prepared| {
                 let applied = match transaction {
@@ -268,7 +268,7 @@ fn store(
     stored: &mut Vec<LiveEvent>,
 ) -> Result<(), StoreError> {
     // After a fault there is no batch any more, and nothing of what is said here will be answered.
-    let mut batch = core.store.batch(core.settings.clock.now());
+    let mut batch = core.batch();
     let lists = core.moderation.lists();
     for storable in incoming {
         let Storable { event, admission, reply } = storable;

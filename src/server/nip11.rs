@@ -18,19 +18,21 @@ pub(super) fn supported_nips(config: &Config) -> Vec<u16> {
     let policy = &config.policy;
     let list = [
         (1, true),
-        (9, true),
+        (5, !config.info.names.is_empty()),
+        (9, policy.deletion_requests),
         (11, true),
         (13, policy.min_pow_difficulty > 0),
         // Messages in gift wraps: given to their recipients only.
         (17, policy.auth && policy.guard_private),
-        (40, true),
+        (40, policy.expiration),
         (42, policy.auth),
-        (45, true),
+        (45, policy.count),
         (59, policy.auth && policy.guard_private),
-        (62, true),
+        (62, policy.requests_to_vanish),
         (67, policy.eose_hints),
-        (70, true),
+        (70, policy.protected_events),
         (86, !policy.admins.is_empty()),
+        (98, !policy.admins.is_empty()),
     ];
     list.into_iter().filter_map(|(nip, is_on)| is_on.then_some(nip)).collect()
 }

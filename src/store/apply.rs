@@ -39,6 +39,21 @@ pub enum Applied {
     Ephemeral,
 }
 
+/// Which of the write rules are in force.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Rules {
+    /// Deletion requests delete (NIP-09). Otherwise they are kept and do nothing.
+    pub deletion: bool,
+    /// Events that have expired are refused (NIP-40).
+    pub expiration: bool,
+}
+
+impl Default for Rules {
+    fn default() -> Rules {
+        Rules { deletion: true, expiration: true }
+    }
+}
+
 /// One write transaction, holding LMDB's write lock until it is committed or dropped.
 pub struct Batch<'s> {
     store: &'s Store,
@@ -46,6 +61,7 @@ pub struct Batch<'s> {
     first_seq: Seq,
     next_seq: Seq,
     now: u64,
+    rules: Rules,
     pending: Pending,
     /// Events from this number on have their entries in `pending`, those below in the tables.
     pending_from: Seq,
@@ -73,6 +89,7 @@ impl<'s> Batch<'s> {
             first_seq: next_seq,
             next_seq,
             now,
+            rules: Rules::default(),
             pending: Pending::default(),
             pending_from: next_seq,
             ids_written,
@@ -81,6 +98,11 @@ impl<'s> Batch<'s> {
             removed: false,
             removed_again: HashSet::new(),
         })
+    }
+
+    /// This batch with these rules in place of all.
+    pub fn under(self, rules: Rules) -> Self {
+        Batch { rules, ..self }
     }
 
     /// The number the next stored event will get.
@@ -103,7 +125,7 @@ impl<'s> Batch<'s> {
         if let Some(blocked) = self.blocked(event)? {
             return Ok(blocked);
         }
-        if event.expiration().is_some_and(|at| at <= self.now) {
+        if self.rules.expiration && event.expiration().is_some_and(|at| at <= self.now) {
             return Ok(Applied::Expired);
         }
         if let Some(stem) = event.address() {
@@ -121,6 +143,7 @@ impl<'s> Batch<'s> {
             // A record that was encoded a moment ago can be decoded.
             if let Some(event) = record.to_event() {
                 match kind {
+                    Kind::DELETION if !self.rules.deletion => {}
                     Kind::DELETION => self.delete_targets(&event)?,
                     _ => self.vanish(&event, seq)?,
                 }

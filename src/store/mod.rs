@@ -31,7 +31,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use heed::{Env, MdbError, RoTxn, RwTxn, WithoutTls};
 
-pub use apply::{Applied, Batch};
+pub use apply::{Applied, Batch, Rules};
 pub use count::Count;
 pub use keys::Seq;
 pub use lists::{Change, Entry, List};

@@ -67,11 +67,13 @@ impl Store {
         if buffer.capacity() <= BUFFER_KEPT {
             BUFFER.set(buffer);
         }
+        // One that is malformed is refused where expiration counts. Elsewhere what can be read of it must agree with the record.
+        let expiration = event.expiration().unwrap_or_else(|_| Record::of_encoded(&record).expiration());
         Prepared {
             record,
             stems: keys::tag_stems(self.hasher(), event).into_boxed_slice(),
             address: address_stem(self.hasher(), event.kind, &event.pubkey, || event.identifier()),
-            expiration: event.expiration().ok().flatten(),
+            expiration,
         }
     }
 }

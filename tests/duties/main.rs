@@ -9,6 +9,7 @@ mod manage;
 mod nip01;
 mod private;
 mod publish;
+mod switches;
 #[path = "../wire/mod.rs"]
 mod wire;
 
@@ -16,7 +17,8 @@ use std::collections::BTreeSet;
 use std::path::Path;
 
 use ratite::nostr::Event;
-use wire::Socket;
+use serde_json::Value;
+use wire::{Socket, TestRelay, http};
 
 /// Publishes and returns what OK says: accepted or not, and the words.
 fn publish(socket: &mut Socket, event: &Event) -> (bool, String) {
@@ -38,6 +40,12 @@ fn ask(socket: &mut Socket, id: &str, filters: &str) -> Vec<String> {
             _ => panic!("{message}"),
         }
     }
+}
+
+/// The information document (NIP-11).
+fn document(relay: &TestRelay) -> Value {
+    let answer = http(relay.address, b"GET / HTTP/1.1\r\nHost: h\r\nAccept: application/nostr+json\r\n\r\n");
+    serde_json::from_str(answer.split_once("\r\n\r\n").expect("a body").1).expect("JSON")
 }
 
 fn id(event: &Event) -> String {

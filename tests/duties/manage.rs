@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
 use crate::wire::{Socket, TestRelay, event, http, now, pubkey, sign};
-use crate::{ask, id, publish};
+use crate::{ask, document, id, publish};
 
 /// The administrator's number.
 const ADMIN: u8 = 77;
@@ -69,11 +69,6 @@ fn done(answer: &Value) {
 fn closed(socket: &mut Socket, event: &Event) {
     let (ok, words) = publish(socket, event);
     assert!(!ok && words.starts_with("blocked:"), "{words}");
-}
-
-fn document(relay: &TestRelay) -> Value {
-    let answer = http(relay.address, b"GET / HTTP/1.1\r\nHost: h\r\nAccept: application/nostr+json\r\n\r\n");
-    serde_json::from_str(answer.split_once("\r\n\r\n").expect("a body").1).expect("JSON")
 }
 
 #[test]

@@ -7,7 +7,9 @@ use crate::nostr::{Event, Kind, pow, protected};
 /// Applies every rule; `viewer` is `None` when the event comes from no connection. The error is the text of an OK.
 pub fn check(event: &Event, viewer: Option<&Viewer>, policy: &Policy) -> Result<(), String> {
     check_layers(event, policy)?;
-    check_protected(event, viewer)?;
+    if policy.protected_events {
+        check_protected(event, viewer)?;
+    }
     check_work(event, policy)
 }
 

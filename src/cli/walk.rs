@@ -5,8 +5,8 @@ use std::process::ExitCode;
 
 use super::failure::{CLEAN, Failure, LEFT_OUT, complain, things};
 use super::time;
-use crate::nostr::Filter;
 use crate::config::Policy;
+use crate::nostr::Filter;
 use crate::store::{Budget, Order, Progress, Record, Scan, Seq, Store};
 
 /// A slice ends when it has this much text: nothing is written while the database is being read.

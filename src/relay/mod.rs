@@ -325,10 +325,11 @@ impl Relay {
         let mut removed = 0;
         loop {
             let mut ids: Vec<EventId> = Vec::new();
-            let state = scan.run(&self.core.store, self.core.settings.expiry_time(), Budget::COMMAND, &mut |record| {
-                ids.push(record.id());
-                if ids.len() < CHUNK { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
-            })?;
+            let state =
+                scan.run(&self.core.store, self.core.settings.expiry_time(), Budget::COMMAND, &mut |record| {
+                    ids.push(record.id());
+                    if ids.len() < CHUNK { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
+                })?;
             if !ids.is_empty() {
                 let (tx, rx) = crossbeam_channel::bounded(1);
                 let _ = self.core.writer.send(ToWriter::Remove { ids, done: tx });

@@ -156,10 +156,11 @@ impl Scan {
 /// Whether something stored has expired and was not swept yet. Almost always false, and then no record is searched for its tag. At the
 /// time 0 nothing has.
 pub(super) fn any_expired(store: &Store, txn: &RoTxn<'_>, now: u64) -> Result<bool, StoreError> {
-    Ok(now > 0 && store.tables().expirations.first(txn)?.is_some_and(|(key, _)| {
-        let at = key.get(..5).and_then(super::keys::read_seq);
-        at.is_none_or(|at| at <= now)
-    }))
+    Ok(now > 0
+        && store.tables().expirations.first(txn)?.is_some_and(|(key, _)| {
+            let at = key.get(..5).and_then(super::keys::read_seq);
+            at.is_none_or(|at| at <= now)
+        }))
 }
 
 /// One match, with everything that orders it.

@@ -20,7 +20,9 @@ struct Switch {
 const SWITCHES: &[Switch] = &[
     Switch {
         nips: &[5],
-        set: |config, on| config.info.names = if on { vec![("alice".into(), event(1, 1, "").pubkey)] } else { Vec::new() },
+        set: |config, on| {
+            config.info.names = if on { vec![("alice".into(), event(1, 1, "").pubkey)] } else { Vec::new() }
+        },
         shows: |relay, on| {
             let answer = http(relay.address, b"GET /.well-known/nostr.json?name=alice HTTP/1.1\r\nHost: h\r\n\r\n");
             assert!(answer.starts_with(if on { "HTTP/1.1 200 " } else { "HTTP/1.1 404 " }), "{answer}");
@@ -48,7 +50,8 @@ const SWITCHES: &[Switch] = &[
         nips: &[13],
         set: |config, on| config.policy.min_pow_difficulty = if on { 8 } else { 0 },
         shows: |relay, on| {
-            let lazy: Option<Event> = (0u32..).map(|n| event(1, 1, &n.to_string())).find(|e| pow::leading_zero_bits(&e.id) < 8);
+            let lazy: Option<Event> =
+                (0u32..).map(|n| event(1, 1, &n.to_string())).find(|e| pow::leading_zero_bits(&e.id) < 8);
             assert_eq!(publish(&mut relay.connect(), &lazy.expect("almost every one")).0, !on);
             assert_eq!(document(relay)["limitation"]["min_pow_difficulty"], if on { 8 } else { 0 });
         },

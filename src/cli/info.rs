@@ -8,12 +8,16 @@ use super::failure::{CLEAN, Outcome};
 use super::globals::Globals;
 use super::output::{print, print_json};
 use super::{text, time};
-use crate::store::StoreInfo;
+use crate::store::{KindInfo, StoreInfo};
+
+/// So many kinds are shown, those with the most events; `--json` has all.
+const KINDS: usize = 15;
 
 /// Show what is in the database
 #[derive(Args, Debug)]
 #[command(
-    long_about = "Show what is in the database: events, bytes in each table, free pages, schema version, oldest and newest event.\n\n\
+    long_about = "Show what is in the database: events, also by kind, bytes in each table, free pages, schema version, oldest and newest event. \
+        Nothing has to be searched for that, however much is stored: counters are kept.\n\n\
         The relay may be running.",
     after_help = "\
 Examples:
@@ -70,13 +74,30 @@ fn show(path: &Path, info: &StoreInfo) -> String {
     for known in &info.tables {
         table(known.name, &text::number(known.entries), &text::size(known.bytes));
     }
-    out
+    if info.statistics.kinds.is_empty() && info.statistics.complete {
+        return out;
+    }
+    table("", "", "");
+    table("kind", "events", "size");
+    let (shown, more) = info.statistics.kinds.split_at(info.statistics.kinds.len().min(KINDS));
+    for kind in shown {
+        table(&kind.kind.to_string(), &text::number(kind.events), &text::size(kind.bytes));
+    }
+    if !more.is_empty() {
+        let sum = |of: fn(&KindInfo) -> u64| more.iter().map(of).sum::<u64>();
+        let events = text::number(sum(|kind| kind.events));
+        table(&format!("{} more", more.len()), &events, &text::size(sum(|kind| kind.bytes)));
+    }
+    if !info.statistics.complete {
+        out.push_str("The events by kind are still being counted; a running relay does that.\n");
+    }
+    out.lines().map(|line| format!("{}\n", line.trim_end())).collect()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::store::TableInfo;
+    use crate::store::{Statistics, TableInfo};
 
     #[test]
     fn everything_is_shown() {
@@ -89,6 +110,10 @@ mod tests {
             oldest: Some(0),
             newest: Some(1_700_000_000),
             tables: vec![TableInfo { name: "events", entries: 12_000, bytes: 8 << 20 }],
+            statistics: Statistics {
+                kinds: (1..=17).map(|kind| KindInfo { kind, events: 5000, bytes: 3 << 20 }).collect(),
+                complete: false,
+            },
         };
         let text = show(Path::new("./data"), &info);
         for line in [
@@ -100,6 +125,9 @@ mod tests {
             "file            12.0 MiB, of which 1.0 MiB are free for new events",
             "per event       961 bytes",
             "events                  12,000       8.0 MiB",
+            "15                       5,000       3.0 MiB",
+            "2 more                  10,000       6.0 MiB",
+            "The events by kind are still being counted; a running relay does that.",
         ] {
             assert!(text.lines().any(|found| found == line), "{line} is not in\n{text}");
         }

@@ -477,7 +477,7 @@ fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
 /// what the core knows of the database rests on.
 fn housekeeping(core: &Arc<Core>, stop: Receiver<()>, mut seen: usize) {
     const LOOK: Duration = Duration::from_millis(100);
-    let mut swept_at = 0;
+    let (mut swept_at, mut counted) = (0, false);
     for tick in 0u64.. {
         match stop.recv_timeout(LOOK) {
             Err(crossbeam_channel::RecvTimeoutError::Timeout) => {}
@@ -499,6 +499,13 @@ fn housekeeping(core: &Arc<Core>, stop: Receiver<()>, mut seen: usize) {
                 Ok(false) => {}
                 Err(error) => tracing::warn!("looking for expired events failed: {error}"),
             }
+        }
+        // A database of an older program has no statistics yet, or such as do not count any more.
+        if !counted || tick % 600 == 599 {
+            counted = core.store.count_statistics().unwrap_or_else(|error| {
+                tracing::debug!("counting what is stored failed: {error}");
+                true
+            });
         }
         if tick % 10 == 9 && core.write_failure().is_some() {
             let _ = core.writer.send(ToWriter::Probe);

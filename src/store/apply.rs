@@ -17,6 +17,7 @@ use super::keys::{self, Index, Posting, SEQ_END, Seq, Short};
 use super::pending::Pending;
 use super::prepare::{Prepared, address_stem};
 use super::record::Record;
+use super::statistics::Tally;
 use super::{Store, StoreError, damaged_key, find_id, get_record, next_seq, tombstone, write_next_seq};
 use crate::nostr::{Event, EventFields, EventId, Kind, KindClass, PublicKey, TagRef};
 
@@ -73,6 +74,7 @@ pub struct Batch<'s> {
     /// Something was removed.
     removed: bool,
     removed_again: HashSet<Seq>,
+    tally: Tally,
 }
 
 impl<'s> Batch<'s> {
@@ -83,6 +85,7 @@ impl<'s> Batch<'s> {
         let tombstones = &store.tables().tombstones;
         let remembers = !tombstones.is_empty(&txn)?;
         let remembers_vanished = tombstones.prefix_iter(&txn, tombstone::VANISHED)?.next().is_some();
+        let tally = Tally::begin(store, &txn, next_seq)?;
         Ok(Batch {
             store,
             txn,
@@ -97,6 +100,7 @@ impl<'s> Batch<'s> {
             remembers_vanished,
             removed: false,
             removed_again: HashSet::new(),
+            tally,
         })
     }
 
@@ -161,7 +165,9 @@ impl<'s> Batch<'s> {
         tables.events.delete(&mut self.txn, &keys::seq_bytes(seq))?;
         self.removed = true;
         // Which entries a damaged record had, nobody can tell any more. They lead nowhere and are passed over.
-        let Ok(record) = super::as_record(seq, &bytes) else { return Ok(true) };
+        let record = Record::new(&bytes);
+        self.tally.removed(record.as_ref(), seq);
+        let Some(record) = record else { return Ok(true) };
         let hasher = self.store.hasher();
         if let Some(stem) = address_stem(hasher, record.kind(), &record.pubkey(), || record.identifier()) {
             tables.addresses.delete(&mut self.txn, &keys::address_key(stem, seq))?;
@@ -224,6 +230,7 @@ impl<'s> Batch<'s> {
         }
         self.write_pending()?;
         write_next_seq(self.store.tables(), &mut self.txn, self.next_seq)?;
+        self.tally.write(self.store, &mut self.txn, self.next_seq)?;
         self.store.commit(self.txn)
     }
 
@@ -255,6 +262,7 @@ impl<'s> Batch<'s> {
         if let Some(at) = event.expiration() {
             tables.expirations.put(&mut self.txn, &keys::expiration_key(at, seq), &[])?;
         }
+        self.tally.stored(&record, seq);
         self.pending.put(&record, event.stems(), seq);
         self.next_seq += 1;
         Ok(seq)

@@ -1,5 +1,6 @@
 //! Looking after the database: what is in it, and whether its tables agree with each other.
 
+use std::collections::BTreeMap;
 use std::hash::Hasher;
 use std::ops::ControlFlow;
 
@@ -11,6 +12,7 @@ use super::keys::{self, Index, Posting, Seq};
 use super::plan::Order;
 use super::scan::{Budget, Progress, Scan};
 use super::sound::Depth;
+use super::statistics::Statistics;
 use super::{Store, StoreError, as_record, find_id, freelist, get_record, next_seq, schema, sound, tombstone};
 use crate::nostr::{Event, EventFields, Filter, Kind, KindClass};
 
@@ -33,6 +35,8 @@ pub struct StoreInfo {
     pub newest: Option<u64>,
     /// Every table.
     pub tables: Vec<TableInfo>,
+    /// Events by kind.
+    pub statistics: Statistics,
 }
 
 /// One table.
@@ -166,6 +170,7 @@ impl Store {
             oldest: self.outermost(Order::OldestFirst)?,
             newest: self.outermost(Order::NewestFirst)?,
             tables,
+            statistics: self.statistics()?,
         })
     }
 
@@ -205,6 +210,7 @@ impl Store {
         let tables = self.tables();
         let mut expected = [Digest::default(); 4];
         let (mut addressed, mut expiring) = (0u64, 0u64);
+        let mut kinds: BTreeMap<Kind, (u64, u64)> = BTreeMap::new();
         for entry in tables.events.iter(&txn)? {
             let (key, bytes) = entry?;
             let Some(seq) = keys::read_seq(key) else {
@@ -216,6 +222,8 @@ impl Store {
                 continue;
             };
             report.events += 1;
+            let kind = kinds.entry(record.kind()).or_default();
+            *kind = (kind.0 + 1, kind.1 + bytes.len() as u64);
             match record.to_event() {
                 None => report.fault(format!("event {seq} cannot be read")),
                 Some(event) if event.check_id().is_err() => report.fault(format!("event {seq} does not match its id")),
@@ -268,6 +276,7 @@ impl Store {
             }
         }
         self.verify_addresses(&txn, &mut report)?;
+        self.verify_statistics(&txn, &kinds, &mut |fault| report.fault(fault))?;
         Ok(Some(report))
     }
 

@@ -21,6 +21,7 @@ mod reserve;
 mod scan;
 mod schema;
 mod sound;
+mod statistics;
 mod tombstone;
 
 use std::collections::BTreeSet;
@@ -40,6 +41,7 @@ pub use plan::Order;
 pub use prepare::Prepared;
 pub use record::{Record, encode};
 pub use scan::{Budget, Progress, Scan};
+pub use statistics::{KindInfo, Statistics};
 
 use keys::KeyHasher;
 use schema::Tables;

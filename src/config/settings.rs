@@ -159,6 +159,12 @@ settings! {
         /// Live events are compressed once for all; long answers cost several times the CPU time, so they are compressed only
         /// while nobody else waits.
         compression: bool = true, Switch;
+        /// Addresses on which monitors get figures (Prometheus, at /metrics) and the relay's health, such as "127.0.0.1:9777"; "none"
+        /// for none. Everybody who can reach them can read them, unless metrics_token is set.
+        metrics: Vec<Address> = Vec::new(), AddressesOrNone;
+        /// A secret that monitors have to show, as "Authorization: Bearer" and the secret. When it is set, /metrics is served
+        /// on the addresses for clients as well.
+        metrics_token: String = String::new(), Text(200);
         /// How long a relay that was asked to hand over (`ratite drain`) lets its clients stay before it begins to send them away.
         drain_wait: u64 = 60, seconds(1..=86_400).or_zero("at once");
         /// Over how long it then spreads their leaving, so that not all of them knock at the next relay at the same moment.

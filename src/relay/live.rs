@@ -13,6 +13,7 @@ use std::sync::{Arc, Mutex};
 
 use crossbeam_channel::{Receiver, Sender};
 
+use super::figures::{Figures, Verb};
 use super::index::{ENTRY_BYTES, FieldHasher, Index};
 use super::live_event::LiveEvent;
 use super::outcome::{Outcome, Reply};
@@ -48,6 +49,7 @@ pub(super) struct Live {
     queue: Sender<Message>,
     /// Everything below this number is committed, delivered or not.
     committed: AtomicU64,
+    figures: Arc<Figures>,
 }
 
 /// What the lock guards. Who holds it may take the lock of a subscription, never the other way round.
@@ -67,9 +69,15 @@ enum Origin {
 }
 
 impl Live {
-    pub fn new(next_seq: Seq, queue: Sender<Message>) -> Live {
+    pub fn new(next_seq: Seq, queue: Sender<Message>, figures: Arc<Figures>) -> Live {
         let state = State { delivered: next_seq, index: Index::new() };
-        Live { state: Mutex::new(state), hasher: FieldHasher::new(), queue, committed: AtomicU64::new(next_seq) }
+        Live {
+            state: Mutex::new(state),
+            hasher: FieldHasher::new(),
+            queue,
+            committed: AtomicU64::new(next_seq),
+            figures,
+        }
     }
 
     /// Notes a commit of this process: every scan that begins from now on sees what stands below `next_seq`.
@@ -84,6 +92,11 @@ impl Live {
 
     pub fn look(&self) {
         self.send(Message::Look);
+    }
+
+    /// Orders that wait for the thread.
+    pub fn waiting(&self) -> usize {
+        self.queue.len()
     }
 
     pub fn subscriptions(&self) -> usize {
@@ -163,12 +176,14 @@ impl Live {
         {
             return 0;
         }
+        let mut sent = 0;
         for subscription in &wanted {
-            match origin {
+            sent += u64::from(match origin {
                 Origin::Here => subscription.deliver(event),
                 Origin::Log { .. } => subscription.deliver_if_room(event),
-            }
+            });
         }
+        self.figures.sent.add(Verb::Event, sent);
         wanted.len()
     }
 

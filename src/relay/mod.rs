@@ -14,6 +14,7 @@
 pub mod admin;
 mod bulk;
 mod client;
+mod figures;
 mod index;
 mod limits;
 mod line;
@@ -23,6 +24,7 @@ mod memory;
 mod outcome;
 mod peer;
 pub mod policy;
+mod pulse;
 mod question;
 mod queue;
 mod reader;
@@ -41,9 +43,11 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 pub use bulk::{Bulk, Closed};
 pub use client::Client;
+pub use figures::{Counter, Events, Figures, Histogram, Messages, Observed, Verb};
 pub use live_event::LiveText;
 pub use outcome::Outcome;
 pub use peer::Group;
+pub use pulse::MINUTES;
 pub use subscription::Sink;
 
 use live_event::LiveEvent;
@@ -53,7 +57,7 @@ use queue::{Published, ToVerify, ToWriter};
 
 use crate::config::{Config, Limits, Policy};
 use crate::nostr::{Event, EventFields, EventId, Filter, KindClass};
-use crate::store::{Batch, Budget, Change, Count, Order, Progress, Record, Rules, Scan, Store, StoreError};
+use crate::store::{Batch, Budget, Change, Count, Occupancy, Order, Progress, Record, Rules, Scan, Store, StoreError};
 
 /// What can go wrong when the core starts or works for an operator.
 #[derive(Debug, thiserror::Error)]
@@ -159,8 +163,30 @@ pub struct Stats {
     pub subscriptions: usize,
     /// Bytes of events waiting for verification or commit.
     pub queued_bytes: usize,
+    /// The most that may wait.
+    pub queue_bytes: usize,
+    /// What waits in the queues between the threads: events to be verified, orders to the writer, to live delivery, and peers with
+    /// questions.
+    pub queues: Queues,
+    /// What the database took up a moment ago.
+    pub occupancy: Occupancy,
+    /// Events taken in each of the last whole minutes, the latest last.
+    pub minutes: Vec<u64>,
     /// Why events are refused: the last write to the database failed.
     pub write_failure: Option<String>,
+}
+
+/// How many wait in each of the core's queues.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
+pub struct Queues {
+    /// Events for verification.
+    pub verify: usize,
+    /// Orders for the writer.
+    pub writer: usize,
+    /// Orders for live delivery.
+    pub live: usize,
+    /// Peers that have questions, for the readers.
+    pub readers: usize,
 }
 
 /// The relay. Clones share it.
@@ -188,6 +214,8 @@ struct Core {
     stop_housekeeping: Sender<()>,
     closed: AtomicBool,
     write_failure: Mutex<Option<String>>,
+    figures: Arc<Figures>,
+    pulse: pulse::Pulse,
     clients: AtomicUsize,
     threads: Mutex<Vec<JoinHandle<()>>>,
     /// Passes ephemeral events on to other relays over this data.
@@ -208,9 +236,10 @@ impl Relay {
         let (reader_tx, reader_rx) = crossbeam_channel::unbounded();
         let (stop_tx, stop_rx) = crossbeam_channel::bounded(1);
         let room_total = settings.queue_bytes.clamp(1 << 16, u32::MAX as usize);
+        let figures: Arc<Figures> = Arc::default();
         let core = Arc::new(Core {
             moderation: Arc::new(Moderation::load(&store)?),
-            live: live::Live::new(store.next_seq()?, live_tx),
+            live: live::Live::new(store.next_seq()?, live_tx, Arc::clone(&figures)),
             shortage_told: AtomicU64::new(0),
             memory: memory::Pool::new(settings.limits.max_filter_bytes_total, settings.limits.max_filter_bytes),
             store,
@@ -223,6 +252,8 @@ impl Relay {
             stop_housekeeping: stop_tx,
             closed: AtomicBool::new(false),
             write_failure: Mutex::new(None),
+            figures,
+            pulse: pulse::Pulse::default(),
             clients: AtomicUsize::new(0),
             threads: Mutex::new(Vec::new()),
             pass_on: OnceLock::new(),
@@ -375,6 +406,11 @@ impl Relay {
         Client::new(self.core.clone(), sink, host)
     }
 
+    /// What the core has counted since the start.
+    pub fn figures(&self) -> &Figures {
+        &self.core.figures
+    }
+
     /// Figures of this moment.
     pub fn stats(&self) -> Stats {
         let core = &self.core;
@@ -382,6 +418,15 @@ impl Relay {
             clients: core.clients.load(Relaxed),
             subscriptions: core.live.subscriptions(),
             queued_bytes: core.room_total.saturating_sub(core.room.available_permits()),
+            queue_bytes: core.room_total,
+            queues: Queues {
+                verify: core.verify.len(),
+                writer: core.writer.len(),
+                live: core.live.waiting(),
+                readers: core.readers.len(),
+            },
+            occupancy: core.pulse.occupancy(),
+            minutes: core.pulse.minutes(),
             write_failure: core.write_failure(),
         }
     }
@@ -428,7 +473,9 @@ impl Core {
     ) {
         // That a private event is stored already is told only to those it concerns (N17-03).
         let is_hidden = viewer.is_some_and(|viewer| !viewer.may_see(&event));
+        let (figures, kind) = (Arc::clone(&self.figures), event.kind);
         let reply = Reply::new(move |outcome| {
+            figures.events.add(kind, &outcome);
             reply(if is_hidden && outcome == Outcome::Duplicate { Outcome::Stored } else { outcome });
         });
         let checked = limits::check_event(&event, &self.settings, viewer)
@@ -478,6 +525,7 @@ fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
 fn housekeeping(core: &Arc<Core>, stop: Receiver<()>, mut seen: usize) {
     const LOOK: Duration = Duration::from_millis(100);
     let (mut swept_at, mut counted) = (0, false);
+    let mut measured = None;
     for tick in 0u64.. {
         match stop.recv_timeout(LOOK) {
             Err(crossbeam_channel::RecvTimeoutError::Timeout) => {}
@@ -489,6 +537,15 @@ fn housekeeping(core: &Arc<Core>, stop: Receiver<()>, mut seen: usize) {
             core.live.look();
             if let Err(error) = core.moderation.refresh(&core.store) {
                 tracing::warn!("reading the operator's lists failed: {error}");
+            }
+        }
+        core.pulse.tick(core.settings.clock.now(), core.figures.events.taken());
+        // Every second when something was written, and now and then because others use the disk as well.
+        if tick % 10 == 0 && (measured != Some(commit) || tick % 100 == 0) {
+            measured = Some(commit);
+            match core.store.occupancy() {
+                Ok(occupancy) => core.pulse.occupied(occupancy),
+                Err(error) => tracing::warn!("measuring the database failed: {error}"),
             }
         }
         let now = core.settings.expiry_time();

@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, OnceLock, Weak};
 
+use super::figures::Verb;
 use super::line::Line;
 use super::live::Live;
 use super::memory::{Account, Lease, Pool, Shortage};
@@ -79,6 +80,10 @@ enum Turn {
 impl Owner for Peer {
     fn read_log(self: Arc<Self>, subscription: Arc<Subscription>, from: Seq) {
         self.ask(Question::log(subscription, from));
+    }
+
+    fn note_closed(&self) {
+        self.core.figures.sent.add(Verb::Closed, 1);
     }
 }
 
@@ -182,12 +187,14 @@ impl Peer {
     }
 
     pub fn closed(&self, id: &SubscriptionId, reason: &str) {
+        self.note_closed();
         send_one(&*self.sink, |out| message::write_closed(out, id.as_str(), reason));
     }
 
     /// Sends the challenge for AUTH, if there is one and it was not sent yet.
     pub fn challenge(&self) {
         if let Some(challenge) = self.viewer.first_challenge() {
+            self.core.figures.sent.add(Verb::Auth, 1);
             send_one(&*self.sink, |out| message::write_auth(out, &challenge));
         }
     }

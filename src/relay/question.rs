@@ -1,6 +1,7 @@
 //! A question on its way to its answer.
 
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use super::memory::{Account, Lease, Shortage};
 use super::subscription::Subscription;
@@ -11,6 +12,10 @@ use crate::store::{Count, Scan, Seq};
 /// A question on its way to its answer.
 pub(super) struct Question {
     pub kind: Kind,
+    /// When it came.
+    pub asked: Instant,
+    /// How long it was worked on.
+    pub worked: Duration,
     /// What it holds beside its scan.
     _memory: Option<Lease>,
     /// What its scan holds between two slices.
@@ -30,24 +35,28 @@ pub(super) enum Kind {
 }
 
 impl Question {
+    fn new(kind: Kind, memory: Option<Lease>) -> Question {
+        Question { kind, asked: Instant::now(), worked: Duration::ZERO, _memory: memory, scan_memory: None }
+    }
+
     /// The stored events of a REQ.
     pub fn stored(subscription: Arc<Subscription>, scan: Scan) -> Question {
-        Question { kind: Kind::Stored { subscription, scan }, _memory: None, scan_memory: None }
+        Question::new(Kind::Stored { subscription, scan }, None)
     }
 
     /// The log for a subscription that fell behind.
     pub fn log(subscription: Arc<Subscription>, from: Seq) -> Question {
-        Question { kind: Kind::Log { subscription, from }, _memory: None, scan_memory: None }
+        Question::new(Kind::Log { subscription, from }, None)
     }
 
     /// A COUNT; `memory` is what its filters take.
     pub fn count(id: SubscriptionId, count: Count, memory: Lease) -> Question {
-        Question { kind: Kind::Count { id, count }, _memory: Some(memory), scan_memory: None }
+        Question::new(Kind::Count { id, count }, Some(memory))
     }
 
     /// A COUNT that is answered with a sketch.
     pub fn sketch(id: SubscriptionId, scan: Scan, sketch: Box<Sketch>, memory: Lease) -> Question {
-        Question { kind: Kind::Sketch { id, scan, count: 0, sketch }, _memory: Some(memory), scan_memory: None }
+        Question::new(Kind::Sketch { id, scan, count: 0, sketch }, Some(memory))
     }
 
     pub fn is_for(&self, subscription: &Arc<Subscription>) -> bool {

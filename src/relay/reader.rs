@@ -13,11 +13,12 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::Receiver;
 
 use super::Core;
+use super::figures::Verb;
 use super::peer::Peer;
 use super::question::{Kind, Question};
 use super::subscription::{Finished, Subscription, send_one};
 use crate::nostr::{EventFields, message};
-use crate::store::{Budget, Progress, Record, StoreError};
+use crate::store::{Access, Budget, Progress, Record, StoreError};
 
 /// What one turn may cost.
 #[derive(Clone, Copy)]
@@ -50,14 +51,40 @@ thread_local! {
 }
 
 /// Works one slice of a question. Returns the question if it is not finished, and whether the sink has room for more.
-pub(super) fn slice(core: &Core, peer: &Arc<Peer>, mut question: Question, turn: Turn) -> (Option<Question>, bool) {
+pub(super) fn slice(core: &Core, peer: &Arc<Peer>, question: Question, turn: Turn) -> (Option<Question>, bool) {
+    let began = Instant::now();
+    if question.worked == Duration::ZERO {
+        core.figures.query_wait.observe_time(began.saturating_duration_since(question.asked));
+    }
+    let before = question.worked;
+    let mut answered = None;
+    let (mut unfinished, room) = work(core, peer, question, turn, &mut answered);
+    let worked = before + began.elapsed();
+    if let Some(access) = answered {
+        core.figures.queries[access as usize].observe_time(worked);
+    }
+    if let Some(question) = &mut unfinished {
+        question.worked = worked;
+    }
+    (unfinished, room)
+}
+
+/// As [`slice`]; says in `answered` how the question was answered, or ended otherwise, when it was.
+fn work(
+    core: &Core,
+    peer: &Arc<Peer>,
+    mut question: Question,
+    turn: Turn,
+    answered: &mut Option<Access>,
+) -> (Option<Question>, bool) {
+    let sent = &core.figures.sent;
     match &mut question.kind {
         Kind::Stored { subscription, scan } => {
             let subscription = subscription.clone();
-            let mut messages = room(turn);
+            let (mut messages, mut events) = (room(turn), 0);
             let first = scan.before().is_none();
             let progress = scan.run(&core.store, core.settings.expiry_time(), turn.budget, &mut |record| {
-                append_record(&subscription, &mut messages, record);
+                events += u64::from(append_record(&subscription, &mut messages, record));
                 if messages.len() < turn.bytes { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
             });
             let progress = judge(core, progress, scan.walked());
@@ -65,11 +92,17 @@ pub(super) fn slice(core: &Core, peer: &Arc<Peer>, mut question: Question, turn:
                 subscription.scan_ends_at(before);
             }
             let messages = pack(core, peer, keep_room(messages));
+            if progress != Ok(Progress::More) {
+                *answered = Some(scan.access());
+            }
+            sent.add(Verb::Event, events);
             let (unfinished, room) = match progress {
                 Ok(Progress::Done) => {
                     let complete = core.settings.policy.eose_hints && scan.is_complete();
                     match subscription.finish(messages, complete) {
-                        Some(Finished { room, behind }) => {
+                        Some(Finished { room, behind, live }) => {
+                            sent.add(Verb::Eose, 1);
+                            sent.add(Verb::Event, live);
                             (behind.map(|from| Question::log(subscription.clone(), from)), Some(room))
                         }
                         None => (None, None),
@@ -86,12 +119,12 @@ pub(super) fn slice(core: &Core, peer: &Arc<Peer>, mut question: Question, turn:
         }
         Kind::Log { subscription, from } => {
             let subscription = subscription.clone();
-            let (mut messages, mut seen) = (room(turn), 0u64);
+            let (mut messages, mut seen, mut events) = (room(turn), 0u64, 0);
             let deadline = Instant::now() + turn.budget.time;
             let now = core.settings.expiry_time();
             let next = core.store.log(*from, &mut |_, record| {
                 if subscription.wants(&record) && record.expiration().is_none_or(|at| at > now) {
-                    append_record(&subscription, &mut messages, &record);
+                    events += u64::from(append_record(&subscription, &mut messages, &record));
                 }
                 seen += 1;
                 // The clock costs as much as a step, so it is read now and then.
@@ -99,6 +132,7 @@ pub(super) fn slice(core: &Core, peer: &Arc<Peer>, mut question: Question, turn:
                 if go_on { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
             });
             let room = subscription.send_slice(pack(core, peer, keep_room(messages)));
+            sent.add(Verb::Event, events);
             match next {
                 Ok((next, true)) if core.live.caught_up(&subscription, next) => (None, room.unwrap_or(true)),
                 Ok((next, _)) => {
@@ -116,10 +150,12 @@ pub(super) fn slice(core: &Core, peer: &Arc<Peer>, mut question: Question, turn:
             match judge(core, progress, count.walked()) {
                 Ok(Progress::More) => return (Some(question), true),
                 Ok(Progress::Done) => {
+                    sent.add(Verb::Count, 1);
                     send_one(&*peer.sink, |out| message::write_count(out, id.as_str(), count.found(), None))
                 }
-                Err(reason) => send_one(&*peer.sink, |out| message::write_closed(out, id.as_str(), &reason)),
+                Err(reason) => peer.closed(id, &reason),
             }
+            *answered = Some(count.access());
             (None, true)
         }
         Kind::Sketch { id, scan, count, sketch } => {
@@ -131,10 +167,12 @@ pub(super) fn slice(core: &Core, peer: &Arc<Peer>, mut question: Question, turn:
             match judge(core, progress, scan.walked()) {
                 Ok(Progress::More) => return (Some(question), true),
                 Ok(Progress::Done) => {
+                    sent.add(Verb::Count, 1);
                     send_one(&*peer.sink, |out| message::write_count(out, id.as_str(), *count, Some(sketch)))
                 }
-                Err(reason) => send_one(&*peer.sink, |out| message::write_closed(out, id.as_str(), &reason)),
+                Err(reason) => peer.closed(id, &reason),
             }
+            *answered = Some(scan.access());
             (None, true)
         }
     }
@@ -170,15 +208,18 @@ fn end_slice(
     }
 }
 
-fn append_record(subscription: &Subscription, messages: &mut Vec<u8>, record: &Record<'_>) {
+/// Whether the event is whole, and there now.
+fn append_record(subscription: &Subscription, messages: &mut Vec<u8>, record: &Record<'_>) -> bool {
+    let mut whole = false;
     subscription.append_event(messages, |out| {
-        let whole = record.write_json(out);
+        whole = record.write_json(out);
         if !whole {
             // A damaged record costs its own event, not the answer; `ratite verify` and the log tell of it.
             tracing::error!(id = %record.id(), "a stored event is damaged and was left out");
         }
         whole
     });
+    whole
 }
 
 fn unreadable(error: &StoreError) -> String {

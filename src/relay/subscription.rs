@@ -40,6 +40,8 @@ pub trait Sink: Send + Sync + 'static {
 pub(super) trait Owner: Send + Sync {
     /// Has the log read for a subscription that fell behind, from this number on.
     fn read_log(self: Arc<Self>, subscription: Arc<Subscription>, from: Seq);
+    /// Notes that it was told of an end.
+    fn note_closed(&self);
 }
 
 /// A subscription as the live index and the readers know it.
@@ -83,6 +85,8 @@ pub(super) struct Finished {
     pub room: bool,
     /// Where the log is to be read on, if it fell behind meanwhile.
     pub behind: Option<Seq>,
+    /// Live events that had waited for the end, and were sent.
+    pub live: u64,
 }
 
 impl Subscription {
@@ -117,19 +121,21 @@ impl Subscription {
         self.filters.iter().any(|filter| filter.matches(event)) && self.viewer.may_see(event)
     }
 
-    /// A live event: delivered, or kept until the stored ones are through.
-    pub fn deliver(&self, event: &Arc<LiveEvent>) {
+    /// A live event: delivered, or kept until the stored ones are through. Returns whether it was sent now.
+    pub fn deliver(&self, event: &Arc<LiveEvent>) -> bool {
         let mut state = lock(&self.state);
         match &mut *state {
             State::Live { from } => {
-                if event.seq.is_none_or(|seq| seq >= *from) {
+                let wanted = event.seq.is_none_or(|seq| seq >= *from);
+                if wanted {
                     self.send_live(event);
                 }
+                wanted
             }
-            State::Scanning { from, .. } if event.seq.is_some_and(|seq| seq < *from) => {}
+            State::Scanning { from, .. } if event.seq.is_some_and(|seq| seq < *from) => false,
             State::Scanning { waiting, bytes, behind, .. } => {
                 if *behind && event.seq.is_some() {
-                    return;
+                    return false;
                 }
                 waiting.push(event.clone());
                 *bytes += event.size();
@@ -143,14 +149,18 @@ impl Subscription {
                     *state = State::Closed;
                     self.close_message("error: you read stored events slower than new ones arrive; ask for fewer");
                 }
+                false
             }
-            State::Behind if event.seq.is_none() => self.send_live(event),
-            State::Behind | State::Closed => {}
+            State::Behind if event.seq.is_none() => {
+                self.send_live(event);
+                true
+            }
+            State::Behind | State::Closed => false,
         }
     }
 
-    /// An event of the log: delivered if the sink has room for it. If not, the subscription falls behind.
-    pub fn deliver_if_room(self: &Arc<Self>, event: &Arc<LiveEvent>) {
+    /// An event of the log: delivered if the sink has room for it. If not, the subscription falls behind. Returns whether it was sent now.
+    pub fn deliver_if_room(self: &Arc<Self>, event: &Arc<LiveEvent>) -> bool {
         let Some(seq) = event.seq else { return self.deliver(event) };
         {
             let mut state = lock(&self.state);
@@ -165,6 +175,7 @@ impl Subscription {
         if let Some(owner) = self.owner.upgrade() {
             owner.read_log(self.clone(), seq);
         }
+        false
     }
 
     fn send_live(&self, event: &LiveEvent) {
@@ -206,8 +217,10 @@ impl Subscription {
         let State::Scanning { waiting, from, behind, .. } = &mut *state else { return None };
         let (from, behind) = (*from, *behind);
         append(&*self.sink, &mut messages, |out| message::write_eose(out, self.id.as_str(), complete));
+        let mut live = 0;
         for event in waiting.drain(..) {
             if let Some(text) = event.text() {
+                live += 1;
                 append(&*self.sink, &mut messages, |out| {
                     out.extend_from_slice(&self.prefix);
                     out.extend_from_slice(text.text());
@@ -215,7 +228,7 @@ impl Subscription {
             }
         }
         *state = if behind { State::Behind } else { State::Live { from } };
-        Some(Finished { room: self.sink.send(messages), behind: behind.then_some(from) })
+        Some(Finished { room: self.sink.send(messages), behind: behind.then_some(from), live })
     }
 
     /// Appends one EVENT message; `write` appends the event's JSON and says whether that went well.
@@ -240,6 +253,9 @@ impl Subscription {
     }
 
     fn close_message(&self, reason: &str) {
+        if let Some(owner) = self.owner.upgrade() {
+            owner.note_closed();
+        }
         send_one(&*self.sink, |out| message::write_closed(out, self.id.as_str(), reason));
     }
 

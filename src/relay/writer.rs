@@ -267,6 +267,7 @@ fn store(
     answers: &mut Vec<(Reply, Outcome)>,
     stored: &mut Vec<LiveEvent>,
 ) -> Result<(), StoreError> {
+    let (began, count) = (Instant::now(), incoming.len());
     // After a fault there is no batch any more, and nothing of what is said here will be answered.
     let mut batch = core.batch();
     let lists = core.moderation.lists();
@@ -294,7 +295,10 @@ fn store(
     if !gone.is_empty() {
         stored.retain(|event| event.seq.is_none_or(|seq| !gone.contains(&seq)));
     }
-    batch.commit()
+    batch.commit()?;
+    core.figures.commits.observe_time(began.elapsed());
+    core.figures.batches.observe(count as u64);
+    Ok(())
 }
 
 /// The operator's delete; returns how many were there.

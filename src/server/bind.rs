@@ -14,6 +14,7 @@ use std::path::Path;
 use listenfd::ListenFd;
 use tokio::net::{TcpListener, TcpSocket, UnixListener};
 
+use super::neighbours::Neighbour;
 use super::socket::{BACKLOG, Listener, SocketFile};
 use crate::config::{Address, Config};
 
@@ -67,6 +68,20 @@ pub(super) fn bind(config: &Config, passed: Vec<Listener>, shared: &[Address]) -
         listeners.push(bound.map_err(|source| BindError { address: address.to_string(), source })?);
     }
     Ok(listeners)
+}
+
+/// Binds the addresses on which figures are given out, or none. Beside a relay over the same data they are shared: it may listen there,
+/// and gives them up when it hands over.
+pub(super) fn bind_monitors(config: &Config, beside: &[Neighbour]) -> Result<Vec<Listener>, BindError> {
+    let addresses = config.listen.metrics.iter();
+    let bound = addresses.map(|address| {
+        let bound = match address {
+            Address::Tcp(tcp) => bind_tcp(*tcp, false, !beside.is_empty()).and_then(Listener::tcp),
+            Address::Unix(path) => bind_unix(path, config.listen.unix_mode, !beside.is_empty()),
+        };
+        bound.map_err(|source| BindError { address: address.to_string(), source })
+    });
+    bound.collect()
 }
 
 /// The sockets that systemd opened for us (`LISTEN_FDS`), if it did. Asking once is all: the variables are then gone.

@@ -7,7 +7,7 @@
 use std::convert::Infallible;
 use std::future::poll_fn;
 use std::pin::Pin;
-use std::sync::{Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::task::{Context, Poll, ready as try_ready};
 use std::time::Duration;
 
@@ -23,7 +23,9 @@ use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::time::{Instant, timeout, timeout_at};
 
 use super::admission::Refusal;
+use super::answers::{Token, answer, health_page, metrics_page, text, unauthorized};
 use super::deflate::{self, Agreement};
+use super::insight::Insight;
 use super::manage::{self, Manage};
 use super::names::{self, Names};
 use super::nip11;
@@ -43,21 +45,15 @@ const MAX_REQUEST_LINE: usize = 4096;
 /// How long a peer that was refused may take to read why.
 const LAST_WORDS: Duration = Duration::from_secs(1);
 
+/// The figures of the landing page.
+const LIVE: &str = "/live.json";
+
 /// A page of another origin may read the information document (NIP-11).
 const CORS: [(HeaderName, &str); 3] = [
     (header::ACCESS_CONTROL_ALLOW_ORIGIN, "*"),
     (header::ACCESS_CONTROL_ALLOW_HEADERS, "Authorization, Content-Type, Accept"),
     (header::ACCESS_CONTROL_ALLOW_METHODS, "GET, HEAD, POST, OPTIONS"),
 ];
-
-/// What `/health` reports. Healthy means that there are no problems.
-#[derive(Debug)]
-pub(super) struct Health {
-    /// What is wrong, in words.
-    pub problems: Vec<String>,
-    /// Numbers by name.
-    pub numbers: serde_json::Map<String, serde_json::Value>,
-}
 
 /// Everything that is served over plain HTTP.
 pub(super) struct Site {
@@ -72,14 +68,17 @@ pub(super) struct Site {
     /// Whether WebSockets may be compressed.
     compression: bool,
     content_security_policy: HeaderValue,
-    health: Box<dyn Fn() -> Health + Send + Sync>,
+    insight: Arc<dyn Insight>,
+    /// What has to be shown for figures; without one they are not served here.
+    token: Token,
 }
 
 impl Site {
-    /// Prepares the answers. `health` is asked at every request for `/health`.
+    /// Prepares the answers. `insight` is asked at every request for what changes.
     pub(super) fn new(
         config: &Config,
-        health: impl Fn() -> Health + Send + Sync + 'static,
+        insight: Arc<dyn Insight>,
+        token: Token,
     ) -> Result<Site, Box<dyn std::error::Error + Send + Sync>> {
         let landing = Landing::new(config);
         Ok(Site {
@@ -91,7 +90,8 @@ impl Site {
             landing,
             names: Names::new(config),
             compression: config.listen.compression,
-            health: Box::new(health),
+            insight,
+            token,
         })
     }
 
@@ -127,7 +127,7 @@ impl Site {
         let mut response = match self.objection(request) {
             Some(refusal) => refusal,
             // Monitors are answered in any case.
-            None if refused.is_some() && request.uri().path() != "/health" => too_many_requests(refused),
+            None if refused.is_some() && !is_for_monitors(request.uri().path()) => too_many_requests(refused),
             None if fastwebsockets::upgrade::is_upgrade_request(request) => {
                 upgrade(request, visitor.has_room(), self.compression)
             }
@@ -152,7 +152,11 @@ impl Site {
             return Some(text(StatusCode::BAD_REQUEST, "Transfer-Encoding is not taken.\n"));
         }
         let path = request.uri().path();
-        let is_known = matches!(path, "/" | "/health" | "*") || path == names::PATH && self.names.is_some();
+        let is_known = match path {
+            "/" | "*" | "/health" | "/health/live" | "/health/ready" | LIVE => true,
+            "/metrics" => self.token.is_set(),
+            path => path == names::PATH && self.names.is_some(),
+        };
         if !is_known {
             return Some(text(
                 StatusCode::NOT_FOUND,
@@ -177,7 +181,10 @@ impl Site {
             return response;
         }
         match (request.uri().path(), &self.names) {
-            ("/health", _) => self.health(),
+            (path @ ("/health" | "/health/live" | "/health/ready"), _) => health_page(&*self.insight, path),
+            ("/metrics", _) if self.token.is_shown(request.headers()) => metrics_page(&*self.insight),
+            ("/metrics", _) => unauthorized(),
+            (LIVE, _) => live_page(&*self.insight),
             (names::PATH, Some(names)) => known_names(names, request.uri().query()),
             _ if accepts_document(request.headers()) => {
                 let mut response = answer(StatusCode::OK, "application/nostr+json", self.document());
@@ -189,25 +196,6 @@ impl Site {
             }
             _ => self.landing(request),
         }
-    }
-
-    fn health(&self) -> Response<Full<Bytes>> {
-        let Health { problems, numbers } = (self.health)();
-        let (status, word) = match problems.is_empty() {
-            true => (StatusCode::OK, "ok"),
-            false => (StatusCode::SERVICE_UNAVAILABLE, "failing"),
-        };
-        let mut body = serde_json::Map::new();
-        body.insert("status".into(), word.into());
-        if !problems.is_empty() {
-            body.insert("problems".into(), problems.into());
-        }
-        body.insert("version".into(), nip11::VERSION.into());
-        body.extend(numbers);
-        let body = serde_json::Value::Object(body).to_string();
-        let mut response = answer(status, "application/json", body.into());
-        response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
-        response
     }
 
     fn landing<B>(&self, request: &Request<B>) -> Response<Full<Bytes>> {
@@ -228,6 +216,21 @@ impl Site {
         headers.insert(header::REFERRER_POLICY, HeaderValue::from_static("no-referrer"));
         response
     }
+}
+
+/// What monitors ask for: they are answered in any case.
+fn is_for_monitors(path: &str) -> bool {
+    matches!(path, "/health" | "/health/live" | "/health/ready")
+}
+
+/// The figures that the landing page shows.
+fn live_page(insight: &dyn Insight) -> Response<Full<Bytes>> {
+    let Ok(body) = serde_json::to_vec(&insight.live()) else {
+        return text(StatusCode::INTERNAL_SERVER_ERROR, "The figures cannot be written.\n");
+    };
+    let mut response = answer(StatusCode::OK, "application/json", body.into());
+    response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    response
 }
 
 /// Agrees to become a WebSocket (RFC 6455 section 4.2), or says why not. Subprotocols are ignored, and so are extensions but for
@@ -364,17 +367,6 @@ fn add_cors(headers: &mut HeaderMap) {
     for (name, value) in CORS {
         headers.insert(name, HeaderValue::from_static(value));
     }
-}
-
-fn text(status: StatusCode, body: impl Into<Bytes>) -> Response<Full<Bytes>> {
-    answer(status, "text/plain; charset=utf-8", body.into())
-}
-
-fn answer(status: StatusCode, content_type: &'static str, body: Bytes) -> Response<Full<Bytes>> {
-    let mut response = Response::new(Full::new(body));
-    *response.status_mut() = status;
-    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(content_type));
-    response
 }
 
 /// A connection that became a WebSocket.

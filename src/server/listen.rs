@@ -1,23 +1,22 @@
-//! Accepting connections, counting who may stay, and the life of a connection from its first byte.
+//! Accepting connections, and the life of a connection from its first byte.
 
 use std::convert::Infallible;
 use std::io::ErrorKind;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
+use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep, timeout_at};
 
 use super::admission::Guest;
+use super::doors::{Doors, Stage};
 use super::http::{self, Upgraded};
 use super::proxy;
+use super::registry::Counters;
 use super::session::Session;
-use super::shared::{Counters, Shared};
+use super::shared::Shared;
 use super::socket::{Caller, Listener, Socket};
 use super::visitor::Visitor;
-
-/// So many connections above the limit are answered (503 to a WebSocket, `/health` as ever); further ones are dropped.
-pub(super) const OVERFLOW: usize = 64;
 
 /// Pause after a failed `accept`, so that running out of file descriptors does not become a busy loop.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
@@ -27,47 +26,6 @@ const REFUSED_PATIENCE: Duration = Duration::from_secs(2);
 
 /// At most one log line about failed accepts in this time.
 const ACCEPT_COMPLAINT: Duration = Duration::from_secs(10);
-
-/// How far the server is on its way down, for those who listen and those who have not said yet what they want.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum Stage {
-    /// Everybody is welcome.
-    Open,
-    /// Nobody new is let in; whoever is connected stays.
-    HandingOver,
-    /// Everybody leaves.
-    Closing,
-}
-
-/// Who may stay: one semaphore for full members, one for those who only get an answer.
-#[derive(Clone)]
-pub(super) struct Doors {
-    rooms: Arc<Semaphore>,
-    overflow: Arc<Semaphore>,
-}
-
-impl Doors {
-    /// Doors for so many connections.
-    pub(super) fn new(max_connections: usize) -> Doors {
-        Doors {
-            rooms: Arc::new(Semaphore::new(max_connections.min(Semaphore::MAX_PERMITS))),
-            overflow: Arc::new(Semaphore::new(OVERFLOW)),
-        }
-    }
-
-    /// A place for one connection and whether it is a full one.
-    fn enter(&self) -> Option<(OwnedSemaphorePermit, bool)> {
-        match Arc::clone(&self.rooms).try_acquire_owned() {
-            Ok(place) => Some((place, true)),
-            Err(_) => self.answer(),
-        }
-    }
-
-    /// A place for one that only gets an answer.
-    fn answer(&self) -> Option<(OwnedSemaphorePermit, bool)> {
-        Arc::clone(&self.overflow).try_acquire_owned().ok().map(|place| (place, false))
-    }
-}
 
 /// What every connection is given.
 #[derive(Clone)]

@@ -4,7 +4,8 @@
 //! |---|---|
 //! | `bind` | binds what is configured; sockets of systemd; the limit of open files |
 //! | `socket` | TCP and Unix sockets as one |
-//! | `listen` | accepts, counts connections, and leads each through its life |
+//! | `listen` | accepts, and leads each connection through its life |
+//! | `doors` | how many connections may stay, and whether new ones are let in |
 //! | `neighbours` | other relays over the same data, and handing over to them |
 //! | `links` | ephemeral events between them |
 //! | `visitor` | who connected, and whether it may come in |
@@ -14,13 +15,17 @@
 //! | `names` | names of people at this relay (NIP-05) |
 //! | `manage` | the management API (NIP-86) |
 //! | `nip11`, `pages` | the information document and the landing page |
+//! | `answers` | answers that several doors give |
+//! | `control` | the operator's doors: figures, on an address of their own and on a socket in the data folder |
+//! | `metrics` | the figures for Prometheus |
+//! | `insight`, `vitals`, `health` | what is known of a running server, where it is found, and whether it is well |
 //! | `session` | the life of one WebSocket |
 //! | `frame` | WebSocket frames, without I/O |
 //! | `deflate` | permessage-deflate: what is agreed, compressing and inflating |
 //! | `batch` | messages in the order in which they leave |
 //! | `outbox` | what waits to be written to one connection |
 //! | `stream` | reading without owning a buffer, hanging up |
-//! | `shared` | what all connections have in common |
+//! | `shared`, `registry` | what all connections have in common; who is connected |
 //! | `tls` | TLS: the relay's certificate |
 //! | `signals` | the signals that end the relay |
 //!
@@ -28,20 +33,27 @@
 //! into the connection's outbox.
 
 pub mod admission;
+mod answers;
 mod batch;
 mod bind;
+mod control;
 mod deflate;
+mod doors;
 mod frame;
+mod health;
 mod http;
+mod insight;
 mod links;
 mod listen;
 mod manage;
+mod metrics;
 mod names;
 mod neighbours;
 mod nip11;
 mod outbox;
 mod pages;
 mod proxy;
+mod registry;
 mod session;
 mod shared;
 mod signals;
@@ -49,12 +61,13 @@ mod socket;
 mod stream;
 mod tls;
 mod visitor;
+mod vitals;
 
 use std::convert::Infallible;
 use std::io;
-use std::path::PathBuf;
-use std::sync::Arc;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
 use tokio::sync::{mpsc, watch};
@@ -69,17 +82,23 @@ pub use tls::{CertificateError, CertificateState};
 use crate::config::{Address, Config};
 use crate::relay::{Relay, RelayError, Settings};
 use crate::store::{Store, StoreError};
-use admission::{Limiter, Resource};
-use http::{Health, Site};
-use listen::{Doors, Entrance, OVERFLOW, Stage};
+use admission::Limiter;
+use answers::Token;
+use control::Desk;
+use doors::{Doors, OVERFLOW, Stage};
+use http::Site;
+use insight::Insight;
+use listen::Entrance;
 use neighbours::Place;
 use outbox::Phase;
 use proxy::Proxies;
+use registry::{Counters, Registry};
 use session::LAST_WORDS;
-use shared::{Bounds, Counters, Patience, Registry, Shared};
+use shared::{Bounds, Patience, Shared};
 use signals::{Signals, Wish};
 use socket::Listener;
 use visitor::Doorman;
+use vitals::Vitals;
 
 /// How long a shutdown waits for accepted events to be committed and answered.
 const DRAIN: Duration = Duration::from_millis(3500);
@@ -139,10 +158,11 @@ pub fn run(config: Config, on_ready: impl FnOnce(&[Address], &[Neighbour])) -> R
         let beside = neighbours(&config.storage.path).unwrap_or_default();
         let shared: Vec<Address> = beside.iter().flat_map(|neighbour| neighbour.addresses.clone()).collect();
         let listeners = bind::bind(&config, bind::passed_by_systemd()?, &shared)?;
+        let monitors = bind::bind_monitors(&config, &beside)?;
         bind::raise_file_limit(config.listen.max_connections, OVERFLOW);
         let store = Store::open(&config.storage.path, config.storage.map_size)?;
         let relay = Relay::start(store, settings)?;
-        let mut server = Server::serve(relay.clone(), &config, listeners)?;
+        let mut server = Server::serve(relay.clone(), &config, listeners, monitors)?;
         let mut place = Place::take(&config.storage.path, server.addresses())
             .inspect_err(|error| tracing::warn!("no other relay can take over from this one: no lock file: {error}"))
             .ok();
@@ -153,6 +173,9 @@ pub fn run(config: Config, on_ready: impl FnOnce(&[Address], &[Neighbour])) -> R
                 others.iter().map(Neighbour::socket).filter(|socket| *socket != place.socket).collect();
             if let Err(error) = links::link_up(&relay, &place.socket, &others, config.limits.max_message_length).await {
                 tracing::warn!("ephemeral events will not reach other relays over this data: {error}");
+            }
+            if let Err(error) = server.open_desk(&place.desk()) {
+                tracing::warn!("`ratite top` and others cannot reach this relay: {error}");
             }
         }
         drop(relay);
@@ -179,6 +202,9 @@ pub fn run(config: Config, on_ready: impl FnOnce(&[Address], &[Neighbour])) -> R
 /// A listening server, for those who bring their own runtime: tests, and programs that embed a relay.
 pub struct Server {
     addresses: Vec<Address>,
+    /// Where figures are given out.
+    monitored: Vec<Address>,
+    insight: Arc<dyn Insight>,
     shared: Arc<Shared>,
     stage: watch::Sender<Stage>,
     /// The tasks that accept connections.
@@ -191,11 +217,18 @@ impl Server {
     /// Binds `config.listen.addresses` (port 0 takes any free port) and serves `relay` on them. Must be called inside
     /// a tokio runtime.
     pub fn start(relay: Relay, config: &Config) -> Result<Server, ServerError> {
-        Server::serve(relay, config, bind::bind(config, Vec::new(), &[])?)
+        let listeners = bind::bind(config, Vec::new(), &[])?;
+        Server::serve(relay, config, listeners, bind::bind_monitors(config, &[])?)
     }
 
-    fn serve(relay: Relay, config: &Config, listeners: Vec<Listener>) -> Result<Server, ServerError> {
-        let addresses = listeners.iter().map(|listener| listener.address.clone()).collect();
+    fn serve(
+        relay: Relay,
+        config: &Config,
+        listeners: Vec<Listener>,
+        monitors: Vec<Listener>,
+    ) -> Result<Server, ServerError> {
+        let of = |listeners: &[Listener]| listeners.iter().map(|listener| listener.address.clone()).collect();
+        let (addresses, monitored) = (of(&listeners), of(&monitors));
         let registry = Arc::new(Registry::default());
         let counters = Arc::new(Counters::default());
         let limiter = Limiter::new(&config.rates, std::time::Instant::now());
@@ -206,15 +239,27 @@ impl Server {
                 registry.close(|address| limiter.blocks(address));
             }
         });
-        let site = {
-            let (relay, registry, counters) = (relay.clone(), Arc::clone(&registry), Arc::clone(&counters));
-            let limiter = Arc::clone(&limiter);
-            let health = {
-                let relay = relay.clone();
-                move || health(&relay, &registry, &counters, &limiter)
-            };
-            Site::new(config, health).map_err(ServerError::Pages)?.of(relay)
-        };
+        let (stage, watched) = watch::channel(Stage::Open);
+        let doors = Doors::new(config.listen.max_connections);
+        let vitals = Arc::new(Vitals {
+            relay: relay.clone(),
+            registry: Arc::clone(&registry),
+            counters: Arc::clone(&counters),
+            limiter: Arc::clone(&limiter),
+            doors: doors.clone(),
+            stage: watched.clone(),
+            certificate: OnceLock::new(),
+            rejected: Mutex::default(),
+        });
+        let token = Token::default();
+        token.set(&config.listen.metrics_token);
+        let insight: Arc<dyn Insight> = Arc::clone(&vitals) as _;
+        let site =
+            Site::new(config, Arc::clone(&insight), token.clone()).map_err(ServerError::Pages)?.of(relay.clone());
+        let desk = Arc::new(Desk { insight: Arc::clone(&insight), token, private: false });
+        for monitor in monitors {
+            tokio::spawn(control::serve(monitor, Arc::clone(&desk), watched.clone(), Stage::Open));
+        }
         let shared = Arc::new(Shared {
             relay,
             site,
@@ -229,17 +274,30 @@ impl Server {
             counters,
             hands_over: AtomicBool::new(false),
         });
-        let (stage, watched) = watch::channel(Stage::Open);
         let (alive, tasks) = mpsc::channel(1);
-        let doors = Doors::new(config.listen.max_connections);
         let entrance = Entrance { shared: Arc::clone(&shared), doors, stage: watched, alive };
         let accepting = listeners.into_iter().map(|listener| tokio::spawn(listen::accept(listener, entrance.clone())));
-        Ok(Server { addresses, shared, stage, accepting: accepting.collect(), tasks })
+        Ok(Server { addresses, monitored, insight, shared, stage, accepting: accepting.collect(), tasks })
     }
 
     /// The addresses in use.
     pub fn addresses(&self) -> &[Address] {
         &self.addresses
+    }
+
+    /// The addresses on which figures are given out.
+    pub fn metrics_addresses(&self) -> &[Address] {
+        &self.monitored
+    }
+
+    /// Opens the operator's door at this path.
+    fn open_desk(&self, path: &Path) -> io::Result<()> {
+        // Whoever left a socket here is dead: the lock file beside it is ours.
+        let listener = bind::bind_unix(path, 0o600, true)?;
+        let desk = Desk { insight: Arc::clone(&self.insight), token: Token::default(), private: true };
+        // Open to the end: who wants to know how the handing over goes asks here.
+        tokio::spawn(control::serve(listener, Arc::new(desk), self.stage.subscribe(), Stage::HandingOver));
+        Ok(())
     }
 
     /// Stops accepting, keeps every client for `listen.drain_wait`, then sends those who are left away one after the other, spread
@@ -311,38 +369,4 @@ async fn send_away(registry: &Arc<Registry>, spread: Duration) {
     // Who was still shaking hands when the list was made.
     sleep(LAST_ANSWERS).await;
     registry.announce(Phase::Closing);
-}
-
-/// What `/health` says: numbers, and what is wrong.
-fn health(relay: &Relay, registry: &Registry, counters: &Counters, limiter: &Limiter) -> Health {
-    let stats = relay.stats();
-    let refused = limiter.refused();
-    let numbers = [
-        ("connections", registry.len() as u64),
-        ("subscriptions", stats.subscriptions as u64),
-        ("queued_bytes", stats.queued_bytes as u64),
-        ("accepted", counters.accepted.load(Ordering::Relaxed)),
-        ("turned_away", counters.turned_away.load(Ordering::Relaxed)),
-        ("closed_too_slow", counters.too_slow.load(Ordering::Relaxed)),
-        ("closed_silent", counters.silent.load(Ordering::Relaxed)),
-        ("closed_for_violations", counters.violations.load(Ordering::Relaxed)),
-        ("closed_over_limits", counters.over_limits.load(Ordering::Relaxed)),
-        ("refused_too_many", refused.too_many.load(Ordering::Relaxed)),
-        ("refused_too_fast", refused.too_fast.load(Ordering::Relaxed)),
-        ("refused_shut_out", refused.shut_out.load(Ordering::Relaxed)),
-        ("penalties", refused.penalties.load(Ordering::Relaxed)),
-        ("limited_messages", refused.messages(Resource::Messages)),
-        ("limited_bytes", refused.messages(Resource::Bytes)),
-        ("limited_events", refused.messages(Resource::Events)),
-        ("limited_reqs", refused.messages(Resource::Reqs)),
-        ("limited_counts", refused.messages(Resource::Counts)),
-        ("limited_authors", refused.messages(Resource::Author)),
-        ("addresses", limiter.addresses() as u64),
-        ("authors", limiter.authors() as u64),
-    ];
-    let mut problems = Vec::new();
-    if let Some(failure) = stats.write_failure {
-        problems.push(format!("events are refused: {failure}"));
-    }
-    Health { problems, numbers: numbers.map(|(name, number)| (name.to_owned(), number.into())).into_iter().collect() }
 }

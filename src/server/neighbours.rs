@@ -59,6 +59,11 @@ fn path_of(data: &Path, number: usize) -> PathBuf {
     data.join(format!("relay-{number}.lock"))
 }
 
+/// The operator's door beside a lock file.
+fn desk_of(file: &Path) -> PathBuf {
+    file.with_extension("ctl")
+}
+
 /// The socket beside a lock file.
 fn socket_of(file: &Path) -> PathBuf {
     file.with_extension("sock")
@@ -87,6 +92,11 @@ impl Place {
             }
         }
         Err(io::Error::other(format!("{MOST} relays run over {} already", data.display())))
+    }
+
+    /// Where the operator reaches this relay.
+    pub(super) fn desk(&self) -> PathBuf {
+        desk_of(&self.socket)
     }
 
     /// Says that this relay listens no more.
@@ -160,6 +170,11 @@ impl Neighbour {
     /// Where it is reached.
     pub(super) fn socket(&self) -> PathBuf {
         socket_of(&self.file)
+    }
+
+    /// Where its operator reaches it: a socket that speaks HTTP.
+    pub fn desk(&self) -> PathBuf {
+        desk_of(&self.file)
     }
 
     /// Asks it to hand over (`SIGUSR1`) and waits until it has stopped accepting. False when it ended instead.

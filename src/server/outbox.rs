@@ -174,6 +174,11 @@ impl Outbox {
         state.waker = None;
     }
 
+    /// Bytes not yet taken by the kernel.
+    pub(super) fn waiting(&self) -> usize {
+        self.lock().bytes
+    }
+
     /// Announces how far the server is on its way down and wakes the connection's task.
     pub(super) fn announce(&self, phase: Phase) {
         let waker = {

@@ -23,11 +23,12 @@ use super::batch::Batch;
 use super::deflate::Agreement;
 use super::frame::{Decoder, Incoming, Violation, write_close, write_control};
 use super::outbox::{Outbox, Phase};
-use super::shared::{Counters, Shared, Ticket};
+use super::registry::{Counters, Ticket};
+use super::shared::Shared;
 use super::stream::{hang_up, poll_read_with};
 use crate::nostr::message::{write_closed, write_notice, write_ok};
-use crate::nostr::{ClientMessage, Event};
-use crate::relay::{Admission, Client, Outcome, Relay};
+use crate::nostr::{ClientMessage, Event, EventId, Rejected, SubscriptionId};
+use crate::relay::{Admission, Client, Outcome, Relay, Verb};
 
 /// So many useless messages in a row end the connection.
 const MOST_STRIKES: u32 = 100;
@@ -360,6 +361,7 @@ impl Peer {
         match incoming {
             Incoming::Text(text) => self.handle_text(cx, text),
             Incoming::Binary(_) => {
+                self.relay.figures().received.add(Verb::Invalid, 1);
                 self.notice("invalid: messages must be text frames, this one was binary");
                 self.strike()
             }
@@ -376,6 +378,9 @@ impl Peer {
         let message = match ClientMessage::parse(text.as_bytes()) {
             Ok(message) => message,
             Err(rejected) => {
+                let figures = self.relay.figures();
+                figures.received.add(Verb::Invalid, 1);
+                figures.sent.add(answer_to(&rejected), 1);
                 self.outbox.push_text(|buf| rejected.write(buf));
                 return match self.guest.charge(None, text.len(), std::time::Instant::now()) {
                     Err(Excess { enough: true, .. }) => Some(Turn::End(End::OverLimits)),
@@ -383,6 +388,7 @@ impl Peer {
                 };
             }
         };
+        self.relay.figures().received.add(verb(&message), 1);
         if let Err(excess) = self.guest.charge(resource(&message), text.len(), std::time::Instant::now()) {
             return self.limit(message, excess);
         }
@@ -390,7 +396,7 @@ impl Peer {
         if let ClientMessage::Auth(event) = &message
             && let Err(reason) = client.authenticate(event)
         {
-            self.refuse(event, &reason);
+            self.ok(&event.id, false, &reason);
             return self.strike();
         }
         self.strikes = 0;
@@ -405,7 +411,7 @@ impl Peer {
             ClientMessage::Req { id, filters } => client.subscribe(id, filters),
             ClientMessage::Count { id, filters } => client.count(id, filters),
             ClientMessage::Close(id) => client.unsubscribe(&id),
-            ClientMessage::Auth(event) => self.outbox.push_text(|buf| write_ok(buf, &event.id, true, "")),
+            ClientMessage::Auth(event) => self.ok(&event.id, true, ""),
         }
         None
     }
@@ -418,12 +424,12 @@ impl Peer {
             ClientMessage::Req { id, .. } => {
                 // CLOSED ends what is open under this id.
                 self.client.as_ref()?.unsubscribe(&id);
-                self.outbox.push_text(|buf| write_closed(buf, id.as_str(), &reason));
+                self.closed(&id, &reason);
             }
-            ClientMessage::Count { id, .. } => self.outbox.push_text(|buf| write_closed(buf, id.as_str(), &reason)),
+            ClientMessage::Count { id, .. } => self.closed(&id, &reason),
             // Asks for less, so it is done all the same.
             ClientMessage::Close(id) => self.client.as_ref()?.unsubscribe(&id),
-            ClientMessage::Auth(event) => self.refuse(&event, &reason),
+            ClientMessage::Auth(event) => self.ok(&event.id, false, &reason),
         }
         excess.enough.then_some(Turn::End(End::OverLimits))
     }
@@ -436,23 +442,37 @@ impl Peer {
         };
         // Without a client the session has ended, and nobody waits for the answer.
         let client = self.client.as_ref()?;
-        let outbox = Arc::clone(&self.outbox);
+        let (outbox, relay) = (Arc::clone(&self.outbox), self.relay.clone());
         let id = event.id;
         client.publish(event, admission, move |outcome: Outcome| {
             // What was not its author's, or was nothing new, does not count.
             if !matches!(outcome, Outcome::Stored | Outcome::Delivered | Outcome::Unheard) {
                 charge.take_back();
             }
+            relay.figures().sent.add(Verb::Ok, 1);
             outbox.push_text(|buf| write_ok(buf, &id, outcome.ok(), &outcome.message()));
         });
         None
     }
 
+    /// Answers an event that does not even reach the core.
     fn refuse(&self, event: &Event, reason: &str) {
-        self.outbox.push_text(|buf| write_ok(buf, &event.id, false, reason));
+        self.relay.figures().events.add(event.kind, &Outcome::Refused(reason.to_owned()));
+        self.ok(&event.id, false, reason);
+    }
+
+    fn ok(&self, id: &EventId, ok: bool, reason: &str) {
+        self.relay.figures().sent.add(Verb::Ok, 1);
+        self.outbox.push_text(|buf| write_ok(buf, id, ok, reason));
+    }
+
+    fn closed(&self, id: &SubscriptionId, reason: &str) {
+        self.relay.figures().sent.add(Verb::Closed, 1);
+        self.outbox.push_text(|buf| write_closed(buf, id.as_str(), reason));
     }
 
     fn notice(&self, text: &str) {
+        self.relay.figures().sent.add(Verb::Notice, 1);
         self.outbox.push_text(|buf| write_notice(buf, text));
     }
 
@@ -463,6 +483,26 @@ impl Peer {
             code: CloseCode::Policy,
             reason: "too many messages that are of no use",
         })))
+    }
+}
+
+/// The verb of a message.
+fn verb(message: &ClientMessage) -> Verb {
+    match message {
+        ClientMessage::Event(_) => Verb::Event,
+        ClientMessage::Req { .. } => Verb::Req,
+        ClientMessage::Count { .. } => Verb::Count,
+        ClientMessage::Close(_) => Verb::Close,
+        ClientMessage::Auth(_) => Verb::Auth,
+    }
+}
+
+/// The verb of the answer to what is no message.
+fn answer_to(rejected: &Rejected) -> Verb {
+    match rejected {
+        Rejected::Notice(_) => Verb::Notice,
+        Rejected::Ok { .. } => Verb::Ok,
+        Rejected::Closed { .. } => Verb::Closed,
     }
 }
 

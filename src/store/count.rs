@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
 use super::keys::{Index, Seq, Short};
-use super::plan::{Cursor, Order, Plan, Window, plan};
+use super::plan::{self, Access, Cursor, Order, Plan, Window, plan};
 use super::record::Record;
 use super::scan::{Budget, Progress, Scan, Visible, any_expired};
 use super::{Store, StoreError, get_record, next_seq};
@@ -108,6 +108,15 @@ impl Count {
     /// Index entries walked so far.
     pub fn walked(&self) -> u64 {
         self.walked
+    }
+
+    /// The way that the count takes.
+    pub fn access(&self) -> Access {
+        match &self.way {
+            Way::Unknown => Access::Nothing,
+            Way::Scan(scan) => scan.access(),
+            Way::Ranges(ranges) => plan::access(ranges.index),
+        }
     }
 
     /// Bytes it holds between two slices, its filters aside.

@@ -39,6 +39,21 @@ pub struct StoreInfo {
     pub statistics: Statistics,
 }
 
+/// What the database holds and takes up at one moment. Cheap: no table is walked.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Serialize)]
+pub struct Occupancy {
+    /// Events stored.
+    pub events: u64,
+    /// Size of the file in bytes.
+    pub file_bytes: u64,
+    /// Bytes of it that are free and will be used again before the file grows.
+    pub free_bytes: u64,
+    /// The most bytes that the file may ever take.
+    pub map_bytes: u64,
+    /// The most bytes that the disk has left for this user; `None` when the system does not tell.
+    pub disk_free_bytes: Option<u64>,
+}
+
 /// One table.
 #[derive(Debug, Clone, serde::Serialize)]
 pub struct TableInfo {
@@ -142,6 +157,20 @@ impl Store {
             })? == Progress::More
         {}
         Ok(found)
+    }
+
+    /// What the database takes up now.
+    pub fn occupancy(&self) -> Result<Occupancy, StoreError> {
+        let txn = self.read()?;
+        let page = u64::from(self.env().unnamed_database_stat().page_size);
+        let disk = rustix::fs::statvfs(self.path()).ok();
+        Ok(Occupancy {
+            events: self.tables().events.stat(&txn)?.entries as u64,
+            file_bytes: self.env().real_disk_size()?,
+            free_bytes: self.count_free_pages(&txn)?.0.saturating_mul(page),
+            map_bytes: self.env().info().map_size as u64,
+            disk_free_bytes: disk.map(|disk| disk.f_bavail.saturating_mul(disk.f_frsize)),
+        })
     }
 
     /// What is in the database.

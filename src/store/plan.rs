@@ -37,6 +37,82 @@ pub enum Plan {
     Ranges { index: Index, prefixes: Vec<Short> },
 }
 
+/// How a question was answered, for the figures: the plan of its filters, when they have the same.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Access {
+    /// Not at all: nothing can match.
+    Nothing,
+    /// By ids.
+    Ids,
+    /// By the addresses of replaceable events.
+    Addresses,
+    /// Along the index of times.
+    Time,
+    /// Along the index of kinds.
+    Kinds,
+    /// Along the index of authors.
+    Authors,
+    /// Along the index of tags.
+    Tags,
+    /// Filters of one question took different ways.
+    Several,
+}
+
+impl Access {
+    /// All of them, in the order of their numbers.
+    pub const ALL: [Access; 8] = [
+        Access::Nothing,
+        Access::Ids,
+        Access::Addresses,
+        Access::Time,
+        Access::Kinds,
+        Access::Authors,
+        Access::Tags,
+        Access::Several,
+    ];
+
+    /// Its name in the figures.
+    pub fn name(self) -> &'static str {
+        match self {
+            Access::Nothing => "nothing",
+            Access::Ids => "ids",
+            Access::Addresses => "addresses",
+            Access::Time => "time",
+            Access::Kinds => "kinds",
+            Access::Authors => "authors",
+            Access::Tags => "tags",
+            Access::Several => "several",
+        }
+    }
+
+    /// The way of a question whose filters took these ways.
+    pub(super) fn of_all(ways: impl Iterator<Item = Access>) -> Access {
+        ways.reduce(|a, b| if a == b { a } else { Access::Several }).unwrap_or(Access::Nothing)
+    }
+}
+
+impl Plan {
+    /// The way that the plan takes.
+    pub(super) fn access(&self) -> Access {
+        match self {
+            Plan::Nothing => Access::Nothing,
+            Plan::Ids(_) => Access::Ids,
+            Plan::Addresses(_) => Access::Addresses,
+            Plan::Ranges { index, .. } => access(*index),
+        }
+    }
+}
+
+/// The way along an index.
+pub(super) fn access(index: Index) -> Access {
+    match index {
+        Index::Time => Access::Time,
+        Index::Kinds => Access::Kinds,
+        Index::Authors => Access::Authors,
+        Index::Tags => Access::Tags,
+    }
+}
+
 /// Microseconds, measured on the machine of MEASURED.md; only their ratios matter.
 const SEEK: f64 = 0.8;
 const STEP: f64 = 0.05;

@@ -15,7 +15,7 @@ use heed::RoTxn;
 use heed::types::Bytes;
 
 use super::keys::{Index, Posting, Seq, read_seq, seq_bytes};
-use super::plan::{Cursor, Order, Plan, Window, plan};
+use super::plan::{Access, Cursor, Order, Plan, Window, plan};
 use super::record::Record;
 use super::{Store, StoreError, damaged_key, find_id, get_record, next_seq, read_record};
 use crate::nostr::{EventFields, EventId, Filter};
@@ -101,6 +101,11 @@ impl Scan {
     /// Whether no limit cut the answer off: everything that matches has been seen. Known when the scan is done.
     pub fn is_complete(&self) -> bool {
         self.parts.iter().all(|part| part.remaining > 0)
+    }
+
+    /// The way that its filters took.
+    pub fn access(&self) -> Access {
+        Access::of_all(self.parts.iter().map(|part| part.access))
     }
 
     /// Index entries walked so far.
@@ -205,6 +210,8 @@ struct Part {
     /// Matches still wanted.
     remaining: u64,
     walk: Option<Walk>,
+    /// The way that was planned.
+    access: Access,
     /// Matches found and not delivered, last one first: a run of equal seconds, or all the ids asked for.
     hits: Vec<Hit>,
 }
@@ -212,7 +219,7 @@ struct Part {
 impl Part {
     fn new(filter: OneOf) -> Part {
         let remaining = filter.limit.unwrap_or(u64::MAX);
-        Part { filter, remaining, walk: None, hits: Vec::new() }
+        Part { filter, remaining, walk: None, access: Access::Nothing, hits: Vec::new() }
     }
 
     fn memory(&self) -> usize {
@@ -432,7 +439,9 @@ impl<'s> Slice<'s> {
         if part.remaining == 0 {
             return Ok(Walk::Ended);
         }
-        match plan(self.store, self.txn, &part.filter, self.order, self.force)? {
+        let plan = plan(self.store, self.txn, &part.filter, self.order, self.force)?;
+        part.access = plan.access();
+        match plan {
             Plan::Nothing => Ok(Walk::Ended),
             Plan::Ids(ids) => {
                 for id in ids {

@@ -83,6 +83,11 @@ impl TestRelay {
         self.runtime.block_on(task).unwrap()
     }
 
+    /// Where monitors get their figures, when that is configured.
+    pub fn metrics_address(&self) -> SocketAddr {
+        self.server.as_ref().unwrap().metrics_addresses()[0].tcp().unwrap()
+    }
+
     /// The numbers of `/health`.
     pub fn health(&self) -> Value {
         health(self.address).1

@@ -5,16 +5,36 @@ use std::sync::Arc;
 use tokio::io::AsyncReadExt;
 
 use super::super::admission::Limiter;
+use super::super::health::{Health, Reason};
+use super::super::insight::Live;
 use super::super::proxy::Proxies;
 use super::super::visitor::Doorman;
 use super::*;
 
 fn site() -> Site {
-    Site::new(&Config::default(), || Health {
-        problems: Vec::new(),
-        numbers: [("connections".to_owned(), 3.into())].into_iter().collect(),
-    })
-    .unwrap()
+    Site::new(&Config::default(), Arc::new(Well(true)), Token::default()).unwrap()
+}
+
+/// A relay that is well, or is not.
+struct Well(bool);
+
+impl Insight for Well {
+    fn health(&self) -> Health {
+        let problems = if self.0 { Vec::new() } else { vec![(Reason::WritesFail, "disk full".to_owned())] };
+        Health { problems, numbers: [("connections".to_owned(), 3.into())].into_iter().collect() }
+    }
+
+    fn metrics(&self) -> String {
+        "up 1\n".to_owned()
+    }
+
+    fn figures(&self) -> serde_json::Value {
+        serde_json::Value::Null
+    }
+
+    fn live(&self) -> Live {
+        Live { events: 7, clients: 3, minutes: vec![1, 2] }
+    }
 }
 
 /// Somebody without limits.
@@ -123,7 +143,7 @@ fn ws11_compression_is_agreed_to_where_it_is_switched_on() {
     }
     let mut config = Config::default();
     config.listen.compression = false;
-    let site = Site::new(&config, || Health { problems: Vec::new(), numbers: Default::default() }).unwrap();
+    let site = Site::new(&config, Arc::new(Well(true)), Token::default()).unwrap();
     let mut request = Request::get("/").body(()).unwrap();
     for line in offer("permessage-deflate").trim_end().lines().skip(1) {
         let (name, value) = line.split_once(": ").unwrap();
@@ -234,9 +254,11 @@ fn n11_03_accept_lists() {
 
 #[test]
 fn health_names_what_is_wrong() {
-    let mut site = site();
-    let response = site.health();
-    assert_eq!(response.status(), StatusCode::OK);
-    site.health = Box::new(|| Health { problems: vec!["disk full".into()], numbers: Default::default() });
-    assert_eq!(site.health().status(), StatusCode::SERVICE_UNAVAILABLE);
+    let status = |well: bool, path: &str| health_page(&Well(well), path).status();
+    for path in ["/health", "/health/ready", "/health/live"] {
+        assert_eq!(status(true, path), StatusCode::OK, "{path}");
+    }
+    assert_eq!(status(false, "/health"), StatusCode::SERVICE_UNAVAILABLE);
+    assert_eq!(status(false, "/health/ready"), StatusCode::SERVICE_UNAVAILABLE);
+    assert_eq!(status(false, "/health/live"), StatusCode::OK, "restarting it would not help");
 }

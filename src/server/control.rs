@@ -1,0 +1,100 @@
+//! The operator's doors: figures for Prometheus on `listen.metrics`, and everything on a socket in the data folder that only the relay's own
+//! user may open. `ratite top` and `ratite stats` come through it; so does
+//! `curl --unix-socket DATA/relay-0.ctl http://relay/metrics`.
+//!
+//! | request | answer |
+//! |---|---|
+//! | `GET /metrics` | figures in the format of Prometheus |
+//! | `GET /health`, `/health/live`, `/health/ready` | as on the public doors |
+//! | `GET /stats.json` | figures for people (socket only) |
+
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http_body_util::Full;
+use hyper::body::Incoming;
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper::{Method, Request, Response, StatusCode};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::sync::{Semaphore, watch};
+use tokio::time::sleep;
+
+use super::answers::{Token, answer, health_page, metrics_page, text, unauthorized};
+use super::doors::Stage;
+use super::insight::Insight;
+use super::socket::{Listener, Socket};
+
+/// Connections that are served at once: a few monitors, each with one.
+const CONNECTIONS: usize = 32;
+
+/// How long a connection may be silent. Prometheus keeps its own open between two looks.
+const SILENCE: Duration = Duration::from_secs(150);
+
+/// Pause after a failed `accept`.
+const PAUSE: Duration = Duration::from_millis(100);
+
+/// What stands behind the doors.
+pub(super) struct Desk {
+    pub insight: Arc<dyn Insight>,
+    pub token: Token,
+    /// The socket in the data folder: who reaches it may know everything.
+    pub private: bool,
+}
+
+/// Serves on a listener until the stage goes beyond `last`.
+pub(super) async fn serve(listener: Listener, desk: Arc<Desk>, mut stage: watch::Receiver<Stage>, last: Stage) {
+    let places = Arc::new(Semaphore::new(CONNECTIONS));
+    loop {
+        let accepted = tokio::select! {
+            biased;
+            _ = stage.wait_for(|stage| *stage > last) => return,
+            accepted = listener.accept() => accepted,
+        };
+        match (accepted, Arc::clone(&places).try_acquire_owned()) {
+            (Ok((socket, _)), Ok(place)) => {
+                let desk = Arc::clone(&desk);
+                tokio::spawn(async move {
+                    connection(socket, &desk).await;
+                    drop(place);
+                });
+            }
+            // Dropped: it is hung up on.
+            (Ok(_), Err(_)) => tracing::debug!("a monitor was turned away: {CONNECTIONS} are connected"),
+            (Err(_), _) => sleep(PAUSE).await,
+        }
+    }
+}
+
+async fn connection(socket: Socket, desk: &Desk) {
+    let service = service_fn(|request: Request<Incoming>| async move { Ok::<_, Infallible>(respond(desk, &request)) });
+    let served = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(SILENCE)
+        .serve_connection(TokioIo::new(socket), service)
+        .await;
+    if let Err(error) = served {
+        tracing::debug!(%error, "a monitor's connection ends");
+    }
+}
+
+fn respond(desk: &Desk, request: &Request<Incoming>) -> Response<Full<Bytes>> {
+    if !desk.token.is_shown(request.headers()) {
+        return unauthorized();
+    }
+    let is_get = matches!(*request.method(), Method::GET | Method::HEAD);
+    let path = request.uri().path();
+    match path {
+        "/metrics" if is_get => metrics_page(&*desk.insight),
+        "/health" | "/health/live" | "/health/ready" if is_get => health_page(&*desk.insight, path),
+        "/stats.json" if desk.private && is_get => {
+            answer(StatusCode::OK, "application/json", desk.insight.figures().to_string().into())
+        }
+        "/metrics" | "/health" | "/health/live" | "/health/ready" => {
+            text(StatusCode::METHOD_NOT_ALLOWED, "Not with this method.\n")
+        }
+        _ => text(StatusCode::NOT_FOUND, "Not found. There are /metrics and /health here.\n"),
+    }
+}

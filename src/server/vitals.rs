@@ -1,0 +1,49 @@
+//! Where everything is found that is known of a running server, and whether it is well.
+
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+
+use tokio::sync::watch;
+
+use super::admission::Limiter;
+use super::doors::{Doors, Stage};
+use super::health::{Health, Signs, judge};
+use super::registry::{Counters, Registry};
+use super::tls::CertificateState;
+use crate::relay::{Relay, Stats};
+
+/// Where the certificate is known; `None` when there is no TLS.
+type Certificate = Box<dyn Fn() -> Option<CertificateState> + Send + Sync>;
+
+/// What the insight into a server is drawn from.
+pub(super) struct Vitals {
+    pub relay: Relay,
+    pub registry: Arc<Registry>,
+    pub counters: Arc<Counters>,
+    pub limiter: Arc<Limiter>,
+    pub doors: Doors,
+    pub stage: watch::Receiver<Stage>,
+    /// Set once, when TLS has begun.
+    pub certificate: OnceLock<Certificate>,
+    /// Why the last configuration was not taken.
+    pub rejected: Mutex<Option<String>>,
+}
+
+impl Vitals {
+    /// What is known of the certificate.
+    pub(super) fn certificate(&self) -> Option<CertificateState> {
+        self.certificate.get().and_then(|certificate| certificate())
+    }
+
+    /// Whether all is well.
+    pub(super) fn judged(&self, stats: &Stats) -> Health {
+        let signs = Signs {
+            stats,
+            open: *self.stage.borrow() == Stage::Open,
+            connections: self.doors.taken(),
+            certificate: self.certificate(),
+            rejected: self.rejected.lock().unwrap_or_else(PoisonError::into_inner).clone(),
+            now: self.relay.settings().clock.now(),
+        };
+        Health { problems: judge(&signs), numbers: Default::default() }
+    }
+}

@@ -2,7 +2,7 @@
 //!
 //! | file | what |
 //! |---|---|
-//! | `relay` `import` `export` `scan` `delete` `info` `verify` `backup` `compact` `config` `admin` `drain` | the subcommands |
+//! | `relay` `import` `export` `scan` `delete` `info` `verify` `backup` `compact` `config` `admin` `drain` `restart` | the subcommands |
 //! | `globals` | the flags of every command, and the configuration they lead to |
 //! | `failure` | how a command fails: exit codes, and what the user is told |
 //! | `filters` `time` | filters and times as arguments |
@@ -29,6 +29,7 @@ mod log;
 mod output;
 mod progress;
 mod relay;
+mod restart;
 mod scan;
 mod signals;
 mod text;
@@ -85,6 +86,7 @@ enum Command {
     Config(config::ConfigArgs),
     Admin(admin::AdminArgs),
     Drain(drain::DrainArgs),
+    Restart(restart::RestartArgs),
 }
 
 /// Runs the command that the process was started with; the result is its exit code.
@@ -117,6 +119,7 @@ fn run(cli: Cli) -> Outcome {
         None => relay::run(&relay, &globals),
         Some(Command::Relay(args)) => {
             relay.listen.extend(args.listen);
+            relay.detach |= args.detach;
             relay::run(&relay, &globals)
         }
         Some(Command::Import(args)) => import::run(&args, &globals),
@@ -131,6 +134,7 @@ fn run(cli: Cli) -> Outcome {
         Some(Command::Config(args)) => config::run(&args, &globals),
         Some(Command::Admin(args)) => admin::run(&args, &globals),
         Some(Command::Drain(args)) => drain::run(&args, &globals),
+        Some(Command::Restart(args)) => restart::run(&args, &globals),
     }
 }
 

@@ -5,6 +5,7 @@ use clap::Args;
 use super::failure::{CLEAN, Outcome};
 use super::globals::Globals;
 use super::output::print;
+use super::restart;
 use crate::config::{Address, Config};
 use crate::server::{self, Neighbour};
 
@@ -26,6 +27,9 @@ pub(super) struct RelayArgs {
     /// Listen on this address, such as 127.0.0.1:7777, [::]:7777 or unix:/run/ratite.sock; may be repeated
     #[arg(long, value_name = "ADDR", value_parser = parse_address)]
     pub(super) listen: Vec<Address>,
+    /// Come back when the relay listens, and leave it in a process of its own
+    #[arg(long, hide = true)]
+    pub(super) detach: bool,
 }
 
 fn parse_address(text: &str) -> Result<Address, String> {
@@ -38,8 +42,11 @@ fn parse_address(text: &str) -> Result<Address, String> {
 
 pub(super) fn run(args: &RelayArgs, globals: &Globals) -> Outcome {
     let config = globals.load_with(&args.listen)?;
+    if args.detach {
+        return restart::detach(&config);
+    }
     let greeting = Greeting::new(&config);
-    server::run(config, |addresses, beside| {
+    server::run(config, &restart::successor(), |addresses, beside| {
         // A closed standard output is no reason not to serve.
         let _ = print(&greeting.text(addresses, beside));
     })?;

@@ -411,6 +411,14 @@ impl Relay {
         &self.core.figures
     }
 
+    /// Waits until the writer has done everything that was queued before this call; true when it has, false when the relay is
+    /// shutting down. A writer that is stuck leaves it waiting.
+    pub async fn writer_answers(&self) -> bool {
+        let (done, answer) = tokio::sync::oneshot::channel();
+        let _ = self.core.writer.send(ToWriter::Ping(done));
+        answer.await.is_ok()
+    }
+
     /// Figures of this moment.
     pub fn stats(&self) -> Stats {
         let core = &self.core;

@@ -67,5 +67,7 @@ pub(super) enum ToWriter {
     Sweep,
     /// The last write failed: see whether there is room again.
     Probe,
+    /// Somebody wants to know whether the writer still works: tell when everything before this is done.
+    Ping(tokio::sync::oneshot::Sender<()>),
     Stop,
 }

@@ -59,6 +59,7 @@ pub(super) fn run(core: &Arc<Core>, queue: Receiver<ToWriter>) {
 /// it is time to end.
 fn turn(core: &Core, first: ToWriter, queue: &Receiver<ToWriter>) -> (Option<ToWriter>, bool) {
     let (mut incoming, mut removals, mut sweep, mut probe) = (Vec::new(), Vec::new(), false, false);
+    let mut pings = Vec::new();
     let (mut left_over, mut end, mut bytes, mut lists) = (None, false, 0, Vec::new());
     let mut next = Some(first);
     while let Some(message) = next {
@@ -71,6 +72,7 @@ fn turn(core: &Core, first: ToWriter, queue: &Receiver<ToWriter>) -> (Option<ToW
             ToWriter::Lists { changes, done } => lists.push((changes, done)),
             ToWriter::Sweep => sweep = true,
             ToWriter::Probe => probe = true,
+            ToWriter::Ping(done) => pings.push(done),
             ToWriter::Settle => {}
             ToWriter::Batch { .. } => {
                 left_over = Some(message);
@@ -109,6 +111,9 @@ fn turn(core: &Core, first: ToWriter, queue: &Receiver<ToWriter>) -> (Option<ToW
             Ok(false) => {}
             Err(error) => note_failure(core, Some(&error)),
         }
+    }
+    for ping in pings {
+        let _ = ping.send(());
     }
     (left_over, end)
 }

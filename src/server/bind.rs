@@ -16,6 +16,7 @@ use tokio::net::{TcpListener, TcpSocket, UnixListener};
 
 use super::neighbours::Neighbour;
 use super::socket::{BACKLOG, Listener, SocketFile};
+use super::successor::Passed;
 use crate::config::{Address, Config};
 
 /// Files the relay keeps open beside its connections: the database, listeners, standard streams, and some to spare.
@@ -84,19 +85,25 @@ pub(super) fn bind_monitors(config: &Config, beside: &[Neighbour]) -> Result<Vec
     bound.collect()
 }
 
-/// The sockets that systemd opened for us (`LISTEN_FDS`), if it did. Asking once is all: the variables are then gone.
-pub(super) fn passed_by_systemd() -> Result<Vec<Listener>, BindError> {
-    let names = std::env::var("LISTEN_FDNAMES").unwrap_or_default();
-    let mut names = names.split(':');
+/// The sockets that systemd opened for us (`LISTEN_FDS`), if it did, and what a successor needs to have them too. Asking once is
+/// all: the variables are then gone.
+pub(super) fn passed_by_systemd() -> Result<(Vec<Listener>, Passed), BindError> {
+    let all_names = std::env::var("LISTEN_FDNAMES").unwrap_or_default();
+    let mut names = all_names.split(':');
     let mut passed = ListenFd::from_env();
-    (0..passed.len())
+    let listeners: Vec<Listener> = (0..passed.len())
         .map(|i| {
             take_passed(&mut passed, i).map_err(|source| {
                 let name = names.nth(i).filter(|name| !name.is_empty()).unwrap_or("socket");
                 BindError { address: format!("the {name} that systemd passed (number {i})"), source }
             })
         })
-        .collect()
+        .collect::<Result<_, _>>()?;
+    let kept = Passed::keep(&listeners, all_names).unwrap_or_else(|error| {
+        tracing::warn!("no successor can have the sockets that systemd passed: {error}");
+        Passed::default()
+    });
+    Ok((listeners, kept))
 }
 
 fn take_passed(passed: &mut ListenFd, i: usize) -> io::Result<Listener> {

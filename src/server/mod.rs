@@ -8,6 +8,8 @@
 //! | `doors` | how many connections may stay, and whether new ones are let in |
 //! | `neighbours` | other relays over the same data, and handing over to them |
 //! | `links` | ephemeral events between them |
+//! | `successor` | starting the relay that takes over |
+//! | `service` | what the service manager is told |
 //! | `visitor` | who connected, and whether it may come in |
 //! | `proxy` | the client's address behind a proxy |
 //! | `admission` | what one address and one author may do |
@@ -54,11 +56,13 @@ mod outbox;
 mod pages;
 mod proxy;
 mod registry;
+mod service;
 mod session;
 mod shared;
 mod signals;
 mod socket;
 mod stream;
+mod successor;
 mod tls;
 mod visitor;
 mod vitals;
@@ -77,6 +81,7 @@ use tokio::time::{sleep, sleep_until, timeout};
 pub use bind::BindError;
 pub use neighbours::{Neighbour, neighbours};
 pub use signals::{SAME_WISH, hangup_is_ignored};
+pub use successor::Successor;
 pub use tls::{CertificateError, CertificateState};
 
 use crate::config::{Address, Config};
@@ -93,10 +98,12 @@ use neighbours::Place;
 use outbox::Phase;
 use proxy::Proxies;
 use registry::{Counters, Registry};
+use service::Service;
 use session::LAST_WORDS;
 use shared::{Bounds, Patience, Shared};
 use signals::{Signals, Wish};
 use socket::Listener;
+use successor::Passed;
 use visitor::Doorman;
 use vitals::Vitals;
 
@@ -138,8 +145,14 @@ pub enum ServerError {
 
 /// Runs a relay until SIGTERM, SIGINT or the end of its terminal: opens the store, listens, calls `on_ready` with the addresses in use and
 /// the relays that run over the same data, serves, and shuts down within five seconds of the signal. A later signal,
-/// [`SAME_WISH`] after the first or more, ends it at once. SIGUSR1 has it hand its clients over and then end.
-pub fn run(config: Config, on_ready: impl FnOnce(&[Address], &[Neighbour])) -> Result<(), ServerError> {
+/// [`SAME_WISH`] after the first or more, ends it at once. SIGUSR1 has it hand its clients over and then end; SIGUSR2 the same, after
+/// it has started its successor. The service manager that started this process, if one did, is told of all this.
+pub fn run(
+    config: Config,
+    successor: &Successor,
+    on_ready: impl FnOnce(&[Address], &[Neighbour]),
+) -> Result<(), ServerError> {
+    let service = Arc::new(Service::from_env());
     let settings = Settings::from_config(&config);
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(settings.callers)
@@ -157,7 +170,8 @@ pub fn run(config: Config, on_ready: impl FnOnce(&[Address], &[Neighbour])) -> R
         // A folder that cannot be read is complained of when the database is opened.
         let beside = neighbours(&config.storage.path).unwrap_or_default();
         let shared: Vec<Address> = beside.iter().flat_map(|neighbour| neighbour.addresses.clone()).collect();
-        let listeners = bind::bind(&config, bind::passed_by_systemd()?, &shared)?;
+        let (listeners, passed) = bind::passed_by_systemd()?;
+        let listeners = bind::bind(&config, listeners, &shared)?;
         let monitors = bind::bind_monitors(&config, &beside)?;
         bind::raise_file_limit(config.listen.max_connections, OVERFLOW);
         let store = Store::open(&config.storage.path, config.storage.map_size)?;
@@ -178,17 +192,47 @@ pub fn run(config: Config, on_ready: impl FnOnce(&[Address], &[Neighbour])) -> R
                 tracing::warn!("`ratite top` and others cannot reach this relay: {error}");
             }
         }
-        drop(relay);
         on_ready(server.addresses(), &beside);
-        let name = match signals.next().await {
+        let listening: Vec<String> = server.addresses().iter().map(Address::to_string).collect();
+        service.ready(&format!("listening on {}", listening.join(" and ")));
+        tokio::spawn({
+            let (service, registry) = (Arc::clone(&service), Arc::clone(&server.shared.registry));
+            async move { service.keep_alive(&relay, || format!("{} clients", registry.len())).await }
+        });
+        let passed = Arc::new(passed);
+        let wish = loop {
+            match signals.next().await {
+                Wish::Renew => {}
+                wish => break wish,
+            }
+            let started = tokio::select! {
+                started = renew(successor, &passed, &config) => started,
+                name = signals.end() => break Wish::End(name),
+            };
+            match started {
+                Ok(pid) => {
+                    tracing::info!("process {pid} takes over");
+                    service.moves_to(pid);
+                    break Wish::HandOver;
+                }
+                Err(error) => {
+                    tracing::error!("this relay goes on: no successor can be started: {error}");
+                    if let Some(Err(error)) = place.as_mut().map(Place::renewal_failed) {
+                        tracing::debug!(%error, "whoever asked for the successor will have to wait to find out");
+                    }
+                }
+            }
+        };
+        let name = match wish {
             Wish::End(name) => name,
-            Wish::HandOver => tokio::select! {
+            Wish::HandOver | Wish::Renew => tokio::select! {
                 () = server.hand_over(place.as_mut(), &config) => "everybody has been handed over",
                 name = signals.end() => name,
             },
         };
         let first = Instant::now();
         tracing::info!("{name}: shutting down, accepted events are finished first");
+        service.stopping("finishing accepted events");
         tokio::select! {
             () = server.shutdown() => Ok(()),
             () = signals.impatience(first) => Err(ServerError::Interrupted),
@@ -197,6 +241,17 @@ pub fn run(config: Config, on_ready: impl FnOnce(&[Address], &[Neighbour])) -> R
     // Connections that did not leave in time end here.
     runtime.shutdown_background();
     ended
+}
+
+/// Starts the successor and waits until it listens; returns its process id.
+async fn renew(successor: &Successor, passed: &Arc<Passed>, config: &Config) -> io::Result<u32> {
+    let (successor, passed, data) = (successor.clone(), Arc::clone(passed), config.storage.path.clone());
+    let (done, started) = tokio::sync::oneshot::channel();
+    // A thread of its own: those that may block are few, and needed at the end.
+    std::thread::Builder::new()
+        .name("successor".to_owned())
+        .spawn(move || drop(done.send(successor.start(&passed, &data))))?;
+    started.await.unwrap_or_else(|_| Err(io::ErrorKind::Interrupted.into()))
 }
 
 /// A listening server, for those who bring their own runtime: tests, and programs that embed a relay.

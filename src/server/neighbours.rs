@@ -34,6 +34,8 @@ pub struct Neighbour {
     pub addresses: Vec<Address>,
     /// It keeps the clients it has and accepts no more.
     pub hands_over: bool,
+    /// How often it could not start a successor.
+    pub failed_renewals: u32,
     /// When it started, in milliseconds since 1970.
     started: u64,
     file: PathBuf,
@@ -45,6 +47,8 @@ struct Record {
     started: u64,
     addresses: Vec<String>,
     hands_over: bool,
+    #[serde(default)]
+    failed_renewals: u32,
 }
 
 /// This relay's own lock file.
@@ -78,6 +82,7 @@ impl Place {
             started,
             addresses: addresses.iter().map(Address::to_string).collect(),
             hands_over: false,
+            failed_renewals: 0,
         };
         for number in 0..MOST {
             // Not truncated before it is ours: it may be somebody else's.
@@ -103,6 +108,12 @@ impl Place {
     pub(super) fn hand_over(&mut self) -> io::Result<()> {
         self.record.addresses.clear();
         self.record.hands_over = true;
+        self.write()
+    }
+
+    /// Says that no successor could be started.
+    pub(super) fn renewal_failed(&mut self) -> io::Result<()> {
+        self.record.failed_renewals += 1;
         self.write()
     }
 
@@ -155,6 +166,7 @@ fn read(path: &Path) -> io::Result<Option<Neighbour>> {
                     pid: record.pid,
                     addresses: record.addresses.iter().filter_map(|address| address.parse().ok()).collect(),
                     hands_over: record.hands_over,
+                    failed_renewals: record.failed_renewals,
                     started: record.started,
                     file: path.into(),
                 }));
@@ -179,8 +191,7 @@ impl Neighbour {
 
     /// Asks it to hand over (`SIGUSR1`) and waits until it has stopped accepting. False when it ended instead.
     pub fn ask_to_hand_over(&self) -> io::Result<bool> {
-        let pid = i32::try_from(self.pid).ok().and_then(Pid::from_raw).ok_or(io::ErrorKind::InvalidData)?;
-        kill_process(pid, Signal::USR1)?;
+        self.signal(Signal::USR1)?;
         let began = Instant::now();
         while began.elapsed() < CONFIRMATION {
             match self.now()? {
@@ -190,6 +201,16 @@ impl Neighbour {
             }
         }
         Err(io::ErrorKind::TimedOut.into())
+    }
+
+    /// Asks it to start a successor and hand over to that (`SIGUSR2`).
+    pub fn ask_to_renew(&self) -> io::Result<()> {
+        self.signal(Signal::USR2)
+    }
+
+    fn signal(&self, signal: Signal) -> io::Result<()> {
+        let pid = i32::try_from(self.pid).ok().and_then(Pid::from_raw).ok_or(io::ErrorKind::InvalidData)?;
+        Ok(kill_process(pid, signal)?)
     }
 
     /// Waits until its last client has left and it has ended.

@@ -17,11 +17,14 @@ pub(super) enum Wish {
     End(&'static str),
     /// To leave the clients to another relay, bit by bit.
     HandOver,
+    /// To start that other relay first.
+    Renew,
 }
 
 /// The signals that end the relay or have it hand over, as they come.
 pub(super) struct Signals {
     hand_over: Signal,
+    renew: Signal,
     terminate: Signal,
     interrupt: Signal,
     /// Left alone when it is ignored, as `nohup` has it.
@@ -34,6 +37,7 @@ impl Signals {
     pub(super) fn new() -> io::Result<Signals> {
         Ok(Signals {
             hand_over: signal(SignalKind::user_defined1())?,
+            renew: signal(SignalKind::user_defined2())?,
             terminate: signal(SignalKind::terminate())?,
             interrupt: signal(SignalKind::interrupt())?,
             hangup: if hangup_is_ignored() { None } else { Some(signal(SignalKind::hangup())?) },
@@ -46,6 +50,7 @@ impl Signals {
         loop {
             tokio::select! {
                 _ = self.hand_over.recv() => return Wish::HandOver,
+                _ = self.renew.recv() => return Wish::Renew,
                 _ = self.terminate.recv() => return Wish::End("SIGTERM"),
                 _ = self.interrupt.recv() => return Wish::End("SIGINT"),
                 () = received(&mut self.hangup) => {

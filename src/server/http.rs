@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http_body_util::{BodyExt as _, Full, Limited};
-use hyper::body::Incoming;
+use hyper::body::{Body as _, Incoming};
 use hyper::header::{self, HeaderMap, HeaderName, HeaderValue};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
@@ -333,12 +333,17 @@ fn is_rpc(headers: &HeaderMap) -> bool {
 /// Reads a call of the management API and answers it (NIP-86).
 async fn call(manage: &Manage, request: Request<Incoming>, host: Option<&str>) -> Response<Full<Bytes>> {
     let (head, body) = request.into_parts();
-    let (status, body) = match Limited::new(body, manage::MAX_BODY).collect().await {
-        Ok(body) => {
+    // What is announced to be too long is not waited for.
+    let read = match body.size_hint().lower() <= manage::MAX_BODY as u64 {
+        true => Limited::new(body, manage::MAX_BODY).collect().await.ok(),
+        false => None,
+    };
+    let (status, body) = match read {
+        Some(body) => {
             let authorization = head.headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
             manage.answer(authorization, host, &body.to_bytes()).await
         }
-        Err(_) => (413, serde_json::json!({ "error": "the request is longer than 64 KiB, or was cut off" })),
+        None => (413, serde_json::json!({ "error": "the request is longer than 64 KiB, or was cut off" })),
     };
     let status = StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
     let mut response = answer(status, manage::MEDIA_TYPE, body.to_string().into());

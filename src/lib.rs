@@ -13,6 +13,10 @@
 
 pub mod cli;
 pub mod config;
+/// What the fuzz targets run, and tests of the same over their seeds.
+#[cfg(any(test, fuzzing))]
+#[path = "../fuzz/bodies.rs"]
+pub mod fuzz;
 pub mod nostr;
 pub mod relay;
 pub mod server;

@@ -17,6 +17,9 @@
 
 mod address;
 mod file;
+#[cfg(any(test, fuzzing))]
+#[path = "../../fuzz/settings.rs"]
+pub(crate) mod fuzz;
 mod problem;
 mod rates;
 mod rules;

@@ -322,8 +322,8 @@ impl Decoder {
     }
 
     /// Bytes of memory held for an incomplete frame or message.
-    #[cfg(test)]
-    fn held(&self) -> usize {
+    #[cfg(any(test, fuzzing))]
+    pub(super) fn held(&self) -> usize {
         self.frame.capacity() + self.message.capacity()
     }
 }

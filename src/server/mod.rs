@@ -42,6 +42,9 @@ mod control;
 mod deflate;
 mod doors;
 mod frame;
+#[cfg(any(test, fuzzing))]
+#[path = "../../fuzz/sockets.rs"]
+pub(crate) mod fuzz;
 mod health;
 mod http;
 mod insight;

@@ -1,0 +1,4 @@
+//! Configurations; what must hold stands in `bodies.rs`.
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| ratite::fuzz::config(data));

@@ -1,0 +1,4 @@
+//! Events, with serde_json as the judge; what must hold stands in `bodies.rs`.
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| ratite::fuzz::event(data));

@@ -243,7 +243,11 @@ impl Socket {
 
     /// Sends these bytes, which begin with the handshake.
     pub fn shake_hands(address: SocketAddr, request: &[u8]) -> Socket {
-        let mut stream = TcpStream::connect(address).unwrap();
+        Socket::over(TcpStream::connect(address).unwrap(), request)
+    }
+
+    /// The same over a connection that is there.
+    pub fn over(mut stream: TcpStream, request: &[u8]) -> Socket {
         stream.set_nodelay(true).unwrap();
         stream.set_read_timeout(Some(PATIENCE)).unwrap();
         stream.set_write_timeout(Some(PATIENCE)).unwrap();

@@ -7,7 +7,7 @@ use super::globals::Globals;
 use super::output::print;
 use super::restart;
 use crate::config::{Address, Config};
-use crate::server::{self, Neighbour};
+use crate::server::{self, Listening, Neighbour};
 
 /// Serve: run the relay
 #[derive(Args, Debug, Default)]
@@ -46,9 +46,9 @@ pub(super) fn run(args: &RelayArgs, globals: &Globals) -> Outcome {
         return restart::detach(&config);
     }
     let greeting = Greeting::new(&config);
-    server::run(config, &restart::successor(), |addresses, beside| {
+    server::run(config, &restart::successor(), |listening, beside| {
         // A closed standard output is no reason not to serve.
-        let _ = print(&greeting.text(addresses, beside));
+        let _ = print(&greeting.text(listening, beside));
     })?;
     Ok(CLEAN)
 }
@@ -72,22 +72,27 @@ impl Greeting {
         }
     }
 
-    fn text(&self, addresses: &[Address], beside: &[Neighbour]) -> String {
-        let listening: Vec<String> = addresses
-            .iter()
-            .map(|address| match address {
-                Address::Tcp(address) => format!("ws://{address}"),
+    fn text(&self, listening: &Listening, beside: &[Neighbour]) -> String {
+        let written = |scheme, addresses: &[Address]| -> Vec<String> {
+            let write = |address: &Address| match address {
+                Address::Tcp(address) => format!("{scheme}://{address}"),
                 Address::Unix(_) => address.to_string(),
-            })
-            .collect();
-        let client = match addresses.iter().find_map(Address::tcp) {
+            };
+            addresses.iter().map(write).collect()
+        };
+        let places = [written("wss", &listening.tls), written("ws", &listening.plain)].concat();
+        let first = |addresses: &[Address]| addresses.iter().find_map(Address::tcp);
+        let http = written("http", &listening.http).join(" and ");
+        let client = match first(&listening.plain) {
             _ if !self.url.is_empty() => self.url.clone(),
+            _ if !listening.tls.is_empty() => "wss:// and the name in your certificate".to_owned(),
             Some(address) if address.ip().is_unspecified() => {
                 format!("ws://<the address of this machine>:{}", address.port())
             }
             Some(address) => format!("ws://{address}"),
             None => "the address of your proxy".to_owned(),
         };
+        let http = if http.is_empty() { http } else { format!("  http     {http} leads to https\n") };
         let program = &self.program;
         // Those that hand over already need not be asked.
         let older: Vec<String> =
@@ -95,13 +100,13 @@ impl Greeting {
         let flag = if self.data_is_default { String::new() } else { format!(" --data {}", self.data) };
         format!(
             "ratite {} is listening on {}\n  \
-               client   add {client} to the relays of your Nostr client\n  \
+               client   add {client} to the relays of your Nostr client\n{http}  \
                data     {}\n  \
                import   {program}{flag} import FILE.jsonl   (in another terminal, while this one runs)\n  \
                config   {program} config   (prints every setting; nothing has to be set)\n  \
                stop     Ctrl-C\n{}",
             env!("CARGO_PKG_VERSION"),
-            listening.join(" and "),
+            places.join(" and "),
             self.data,
             if older.is_empty() {
                 String::new()
@@ -119,10 +124,15 @@ impl Greeting {
 mod tests {
     use super::*;
 
+    fn on(addresses: &[&str]) -> Listening {
+        let plain = addresses.iter().map(|address| address.parse().unwrap()).collect();
+        Listening { plain, ..Listening::default() }
+    }
+
     #[test]
     fn the_first_line_says_where_and_the_rest_what_to_do_next() {
         let mut config = Config::default();
-        let text = Greeting::new(&config).text(&["127.0.0.1:7777".parse().unwrap()], &[]);
+        let text = Greeting::new(&config).text(&on(&["127.0.0.1:7777"]), &[]);
         assert!(text.starts_with("ratite "), "{text}");
         assert!(text.lines().next().unwrap().ends_with(" is listening on ws://127.0.0.1:7777"), "{text}");
         assert!(text.contains("add ws://127.0.0.1:7777 to the relays"), "{text}");
@@ -130,18 +140,37 @@ mod tests {
         assert!(text.contains(" import FILE.jsonl"), "{text}");
 
         config.storage.path = "/srv/nostr".into();
-        let text = Greeting::new(&config).text(&["0.0.0.0:80".parse().unwrap(), "[::]:80".parse().unwrap()], &[]);
+        let text = Greeting::new(&config).text(&on(&["0.0.0.0:80", "[::]:80"]), &[]);
         assert!(text.contains("is listening on ws://0.0.0.0:80 and ws://[::]:80\n"), "{text}");
         assert!(text.contains("add ws://<the address of this machine>:80 to"), "{text}");
         assert!(text.contains(" --data /srv/nostr import"), "{text}");
 
         config.info.url = "wss://relay.example.org".to_owned();
-        let text = Greeting::new(&config).text(&["0.0.0.0:80".parse().unwrap()], &[]);
+        let text = Greeting::new(&config).text(&on(&["0.0.0.0:80"]), &[]);
         assert!(text.contains("add wss://relay.example.org to"), "{text}");
 
         config.info.url = String::new();
-        let text = Greeting::new(&config).text(&["unix:/run/ratite.sock".parse().unwrap()], &[]);
+        let text = Greeting::new(&config).text(&on(&["unix:/run/ratite.sock"]), &[]);
         assert!(text.contains("is listening on unix:/run/ratite.sock\n"), "{text}");
         assert!(text.contains("add the address of your proxy to"), "{text}");
+    }
+
+    #[test]
+    fn with_tls_the_first_line_says_wss() {
+        let mut config = Config::default();
+        config.tls.names = vec!["relay.example.org".into()];
+        let mut listening = on(&["127.0.0.1:7777"]);
+        listening.tls = on(&["0.0.0.0:443"]).plain;
+        listening.http = on(&["0.0.0.0:80"]).plain;
+        let text = Greeting::new(&config).text(&listening, &[]);
+        assert!(
+            text.lines().next().unwrap().ends_with(" is listening on wss://0.0.0.0:443 and ws://127.0.0.1:7777"),
+            "{text}"
+        );
+        assert!(text.contains("\n  client   add wss://relay.example.org to the relays"), "{text}");
+        assert!(text.contains("\n  http     http://0.0.0.0:80 leads to https\n  data "), "{text}");
+        config.tls.names.clear();
+        let text = Greeting::new(&config).text(&listening, &[]);
+        assert!(text.contains("add wss:// and the name in your certificate to the relays"), "{text}");
     }
 }

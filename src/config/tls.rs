@@ -36,8 +36,13 @@ impl Tls {
 
     /// Addresses of the relay under its names, such as `wss://relay.example.org`. None when no names are configured.
     pub fn urls(&self) -> impl Iterator<Item = String> {
-        let port = self.public_port().filter(|port| *port != HTTPS).map(|port| format!(":{port}")).unwrap_or_default();
+        let port = self.port_suffix();
         self.names.iter().map(move |name| format!("wss://{name}{port}"))
+    }
+
+    /// What stands behind a host name in an address of the relay: a colon and a port, or nothing for 443.
+    pub fn port_suffix(&self) -> String {
+        self.public_port().filter(|port| *port != HTTPS).map(|port| format!(":{port}")).unwrap_or_default()
     }
 
     /// The port that clients use: 443 when it is listened on, else the first of the others.

@@ -15,7 +15,7 @@ use listenfd::ListenFd;
 use tokio::net::{TcpListener, TcpSocket, UnixListener};
 
 use super::neighbours::Neighbour;
-use super::socket::{BACKLOG, Listener, SocketFile};
+use super::socket::{BACKLOG, Listener, SocketFile, Speaks};
 use super::successor::Passed;
 use crate::config::{Address, Config};
 
@@ -53,22 +53,59 @@ fn advice(error: &io::Error) -> String {
 /// around it.
 pub(super) fn bind(config: &Config, passed: Vec<Listener>, shared: &[Address]) -> Result<Vec<Listener>, BindError> {
     let mut listeners = passed;
-    if !listeners.is_empty() && config.listen.addresses == Config::default().listen.addresses {
-        return Ok(listeners);
+    let has_tls = config.tls.source().is_some();
+    if !has_tls {
+        // Somebody may have named a socket like that for reasons of his own.
+        listeners = listeners.into_iter().map(|listener| listener.speaking(Speaks::Plain)).collect();
     }
-    for address in &config.listen.addresses {
-        let bound = match address {
-            Address::Tcp(tcp) => {
-                // [::] alone takes IPv4 as well, on most systems; beside an IPv4 address of the same port it must not.
-                let also_v4 = |other: &Address| other.tcp().is_some_and(|v4| v4.is_ipv4() && v4.port() == tcp.port());
-                let v6_only = tcp.is_ipv6() && config.listen.addresses.iter().any(also_v4);
-                bind_tcp(*tcp, v6_only, shared.contains(address)).and_then(Listener::tcp)
+    let defaults = Config::default();
+    let wanted = [
+        (Speaks::Plain, &config.listen.addresses, &defaults.listen.addresses, true),
+        (Speaks::Tls, &config.tls.listen, &defaults.tls.listen, has_tls),
+        (Speaks::Redirect, &config.tls.http_listen, &defaults.tls.http_listen, has_tls),
+    ];
+    let was_passed: Vec<Speaks> = listeners.iter().map(|listener| listener.speaks).collect();
+    for (speaks, addresses, default, is_wanted) in wanted {
+        // What was passed takes the place of what nobody has asked for.
+        if !is_wanted || was_passed.contains(&speaks) && addresses == default {
+            continue;
+        }
+        for address in addresses {
+            match bind_one(address, addresses, config.listen.unix_mode, shared.contains(address)) {
+                Ok(listener) => listeners.push(listener.speaking(speaks)),
+                Err(error) if is_without_v6(address, addresses, &error) => {
+                    tracing::info!("this system has no IPv6, so {address} is not listened on");
+                }
+                Err(source) => return Err(BindError { address: address.to_string(), source }),
             }
-            Address::Unix(path) => bind_unix(path, config.listen.unix_mode, shared.contains(address)),
-        };
-        listeners.push(bound.map_err(|source| BindError { address: address.to_string(), source })?);
+        }
     }
     Ok(listeners)
+}
+
+/// Binds one of these addresses.
+fn bind_one(address: &Address, beside: &[Address], unix_mode: u32, shared: bool) -> io::Result<Listener> {
+    match address {
+        Address::Tcp(tcp) => {
+            // [::] alone takes IPv4 as well, on most systems; beside an IPv4 address of the same port it must not.
+            let v6_only = tcp.is_ipv6() && has_v4(tcp, beside);
+            bind_tcp(*tcp, v6_only, shared).and_then(Listener::tcp)
+        }
+        Address::Unix(path) => bind_unix(path, unix_mode, shared),
+    }
+}
+
+/// Whether an IPv4 address of the same port is among these.
+fn has_v4(address: &SocketAddr, among: &[Address]) -> bool {
+    among.iter().filter_map(Address::tcp).any(|v4| v4.is_ipv4() && v4.port() == address.port())
+}
+
+/// Whether this is the usual pair, 0.0.0.0 and [::], on a machine that cannot have the second.
+fn is_without_v6(address: &Address, beside: &[Address], error: &io::Error) -> bool {
+    let is_missing = error.kind() == ErrorKind::AddrNotAvailable
+        || error.raw_os_error() == Some(rustix::io::Errno::AFNOSUPPORT.raw_os_error());
+    let is_any = |tcp: &SocketAddr| tcp.is_ipv6() && tcp.ip().is_unspecified() && has_v4(tcp, beside);
+    is_missing && address.tcp().as_ref().is_some_and(is_any)
 }
 
 /// Binds the addresses on which figures are given out, or none. Beside a relay over the same data they are shared: it may listen there,
@@ -85,16 +122,23 @@ pub(super) fn bind_monitors(config: &Config, beside: &[Neighbour]) -> Result<Vec
     bound.collect()
 }
 
-/// The sockets that systemd opened for us (`LISTEN_FDS`), if it did, and what a successor needs to have them too. Asking once is
-/// all: the variables are then gone.
+/// The sockets that systemd opened for us (`LISTEN_FDS`), if it did, and what a successor needs to have them too. With TLS on, it is
+/// spoken on those that are named `https` (`FileDescriptorName=`), and those that are named `http` lead there. Asking once is all: the
+/// variables are then gone.
 pub(super) fn passed_by_systemd() -> Result<(Vec<Listener>, Passed), BindError> {
     let all_names = std::env::var("LISTEN_FDNAMES").unwrap_or_default();
-    let mut names = all_names.split(':');
+    let names: Vec<&str> = all_names.split(':').collect();
     let mut passed = ListenFd::from_env();
     let listeners: Vec<Listener> = (0..passed.len())
         .map(|i| {
-            take_passed(&mut passed, i).map_err(|source| {
-                let name = names.nth(i).filter(|name| !name.is_empty()).unwrap_or("socket");
+            let name = names.get(i).copied().unwrap_or_default();
+            let speaks = match name {
+                "https" => Speaks::Tls,
+                "http" => Speaks::Redirect,
+                _ => Speaks::Plain,
+            };
+            take_passed(&mut passed, i).map(|listener| listener.speaking(speaks)).map_err(|source| {
+                let name = if name.is_empty() { "socket" } else { name };
                 BindError { address: format!("the {name} that systemd passed (number {i})"), source }
             })
         })

@@ -30,7 +30,9 @@ use super::manage::{self, Manage};
 use super::names::{self, Names};
 use super::nip11;
 use super::pages::Landing;
+use super::redirect::{self, Redirect};
 use super::stream::hang_up;
+use super::tls::Tls;
 use super::visitor::Visitor;
 use crate::config::Config;
 use crate::relay::Relay;
@@ -142,14 +144,8 @@ impl Site {
 
     /// What is wrong with a request, whatever it asks for.
     fn objection<B>(&self, request: &Request<B>) -> Option<Response<Full<Bytes>>> {
-        let headers = request.headers();
-        let hosts = headers.get_all(header::HOST).iter().count();
-        if hosts > 1 || (hosts == 0 && request.version() != Version::HTTP_10) {
-            return Some(text(StatusCode::BAD_REQUEST, "One Host header is needed.\n"));
-        }
-        // Nothing here takes a body. One of unclear length is how requests are smuggled through proxies.
-        if headers.contains_key(header::TRANSFER_ENCODING) {
-            return Some(text(StatusCode::BAD_REQUEST, "Transfer-Encoding is not taken.\n"));
+        if let Some(refusal) = malformed(request) {
+            return Some(refusal);
         }
         let path = request.uri().path();
         let is_known = match path {
@@ -164,6 +160,11 @@ impl Site {
             ));
         }
         None
+    }
+
+    /// What monitors ask for, when it is that.
+    pub(super) fn page_for_monitors(&self, path: &str) -> Option<Response<Full<Bytes>>> {
+        is_for_monitors(path).then(|| health_page(&*self.insight, path))
     }
 
     /// Requests that are not upgrades.
@@ -216,6 +217,38 @@ impl Site {
         headers.insert(header::REFERRER_POLICY, HeaderValue::from_static("no-referrer"));
         response
     }
+}
+
+/// What is wrong with a request wherever it is sent to.
+fn malformed<B>(request: &Request<B>) -> Option<Response<Full<Bytes>>> {
+    let headers = request.headers();
+    let hosts = headers.get_all(header::HOST).iter().count();
+    if hosts > 1 || (hosts == 0 && request.version() != Version::HTTP_10) {
+        return Some(text(StatusCode::BAD_REQUEST, "One Host header is needed.\n"));
+    }
+    // Nothing here takes a body. One of unclear length is how requests are smuggled through proxies.
+    if headers.contains_key(header::TRANSFER_ENCODING) {
+        return Some(text(StatusCode::BAD_REQUEST, "Transfer-Encoding is not taken.\n"));
+    }
+    None
+}
+
+/// Answers one request of plain HTTP where TLS is spoken elsewhere. Proofs and `/health` are given to everybody.
+async fn lead_on<B>(
+    request: &Request<B>,
+    site: &Site,
+    visitor: &Mutex<Visitor>,
+    (redirect, tls): (&Redirect, &Tls),
+) -> Response<Full<Bytes>> {
+    let refused = visitor.lock().unwrap_or_else(PoisonError::into_inner).present(request.headers());
+    let path = request.uri().path();
+    let mut response = match malformed(request) {
+        Some(refusal) => refusal,
+        None if refused.is_some() && !is_for_monitors(path) && !redirect::is_proof(path) => too_many_requests(refused),
+        None => redirect.respond(request, site, tls).await,
+    };
+    response.headers_mut().append(header::CONNECTION, HeaderValue::from_static("close"));
+    response
 }
 
 /// What monitors ask for: they are answered in any case.
@@ -368,7 +401,7 @@ fn known_names(names: &Names, query: Option<&str>) -> Response<Full<Bytes>> {
     response
 }
 
-fn add_cors(headers: &mut HeaderMap) {
+pub(super) fn add_cors(headers: &mut HeaderMap) {
     for (name, value) in CORS {
         headers.insert(name, HeaderValue::from_static(value));
     }
@@ -384,10 +417,11 @@ pub(super) struct Upgraded<S> {
 }
 
 /// Serves the HTTP side of a connection. Gives the stream back when it became a WebSocket.
-/// `host` is where the peer reached us, see [`Relay::connect`].
+/// `host` is where the peer reached us, see [`Relay::connect`]; with `elsewhere` the request is led on to https.
 pub(super) async fn serve<S>(
     stream: S,
     site: &Site,
+    elsewhere: Option<(&Redirect, &Tls)>,
     visitor: &Mutex<Visitor>,
     host: Option<&str>,
     deadline: Instant,
@@ -400,6 +434,9 @@ where
     let upgraded_here = &upgraded;
     let service = service_fn(|mut request: Request<Incoming>| {
         Box::pin(async move {
+            if let Some(elsewhere) = elsewhere {
+                return Ok(lead_on(&request, site, visitor, elsewhere).await);
+            }
             let response = site.respond(&mut request, &mut visitor.lock().unwrap_or_else(PoisonError::into_inner));
             if response.status() == StatusCode::SWITCHING_PROTOCOLS {
                 upgraded_here.get_or_init(|| response.extensions().get::<Agreement>().copied());

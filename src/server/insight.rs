@@ -1,14 +1,15 @@
 //! What is told of a running server at one moment, to those who ask: `/health`, `/metrics`, the page, `ratite top`.
 
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use serde::Serialize;
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
 use super::admission::Resource;
 use super::health::Health;
 use super::metrics;
 use super::nip11::VERSION;
+use super::tls::Handshakes;
 use super::vitals::Vitals;
 use crate::relay::{Histogram, Messages, Verb};
 use crate::store::Access;
@@ -63,7 +64,16 @@ impl Insight for Vitals {
             ("addresses", self.limiter.addresses() as u64),
             ("authors", self.limiter.authors() as u64),
         ];
-        let numbers = numbers.map(|(name, number)| (name.to_owned(), number.into())).into_iter().collect();
+        let mut numbers: Map<String, Value> =
+            numbers.map(|(name, number)| (name.to_owned(), number.into())).into_iter().collect();
+        if let Some(Handshakes { completed, resumed, failed }) = self.handshakes() {
+            let count = |counter: &AtomicU64| counter.load(Ordering::Relaxed).into();
+            numbers.insert("handshakes".into(), count(completed));
+            numbers.insert("handshakes_resumed".into(), count(resumed));
+            numbers.insert("handshakes_failed".into(), count(failed));
+            let days = self.certificate().and_then(|state| state.days_left(self.relay.settings().clock.now()));
+            numbers.insert("certificate_days".into(), days.into());
+        }
         Health { numbers, ..self.judged(&stats) }
     }
 

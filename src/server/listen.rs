@@ -15,7 +15,8 @@ use super::proxy;
 use super::registry::Counters;
 use super::session::Session;
 use super::shared::Shared;
-use super::socket::{Caller, Listener, Socket};
+use super::socket::{Caller, Listener, Socket, Speaks};
+use super::tls::{Peer, Stream};
 use super::visitor::Visitor;
 
 /// Pause after a failed `accept`, so that running out of file descriptors does not become a busy loop.
@@ -39,6 +40,7 @@ pub(super) struct Entrance {
 
 /// Accepts connections as long as the stage allows it. Those that the kernel has already accepted for us are then let in as well.
 pub(super) async fn accept(listener: Listener, entrance: Entrance) {
+    let speaks = listener.speaks;
     let mut stage = entrance.stage.clone();
     let mut complained: Option<Instant> = None;
     loop {
@@ -48,7 +50,7 @@ pub(super) async fn accept(listener: Listener, entrance: Entrance) {
             accepted = listener.accept() => accepted,
         };
         match accepted {
-            Ok((socket, caller)) => entrance.admit(socket, caller),
+            Ok((socket, caller)) => entrance.admit(socket, caller, speaks),
             // The peer gave up while it waited in the backlog; nothing is wrong with us.
             Err(error) if matches!(error.kind(), ErrorKind::ConnectionAborted | ErrorKind::ConnectionReset) => {}
             Err(error) => {
@@ -61,13 +63,13 @@ pub(super) async fn accept(listener: Listener, entrance: Entrance) {
         }
     }
     for (socket, caller) in listener.close() {
-        entrance.admit(socket, caller);
+        entrance.admit(socket, caller, speaks);
     }
 }
 
 impl Entrance {
     /// Gives a connection a place and a task, or drops it.
-    fn admit(&self, socket: Socket, caller: Caller) {
+    fn admit(&self, socket: Socket, caller: Caller, speaks: Speaks) {
         let shared = &self.shared;
         let visitor = Visitor::new(&shared.doorman, caller);
         // Those who are refused need only an answer.
@@ -87,7 +89,7 @@ impl Entrance {
         tracing::debug!(?caller, full, "connection begins");
         // Boxed before the task is made, so that what the handshake needs is given back before the session begins, which may last
         // for days: what an async function was given it keeps room for to its end.
-        let greeting = Box::pin(greet(socket, visitor.with_room(full), Arc::clone(shared), self.stage.clone()));
+        let greeting = Box::pin(greet(socket, speaks, visitor.with_room(full), Arc::clone(shared), self.stage.clone()));
         let (shared, alive) = (Arc::clone(shared), self.alive.clone());
         tokio::spawn(async move {
             if let Some(Greeted { upgraded, guest, host }) = greeting.await {
@@ -104,15 +106,16 @@ impl Entrance {
 
 /// A connection that became a WebSocket.
 struct Greeted {
-    upgraded: Upgraded<Socket>,
+    upgraded: Upgraded<Stream>,
     guest: Guest,
     /// The address the connection came to, which its peer cannot choose.
     host: Option<Box<str>>,
 }
 
-/// The beginning of a connection: one HTTP request.
+/// The beginning of a connection: the handshake of TLS where that is spoken, and one HTTP request.
 async fn greet(
     mut socket: Socket,
+    speaks: Speaks,
     visitor: Visitor,
     shared: Arc<Shared>,
     mut stage: watch::Receiver<Stage>,
@@ -128,7 +131,23 @@ async fn greet(
             let told = timeout_at(deadline, proxy::read_header(&mut socket)).await.ok()?.ok()?;
             lock(&visitor).told(told);
         }
-        http::serve(socket, &shared.site, &visitor, host.as_deref(), deadline).await
+        let tls = shared.tls.as_ref();
+        let (stream, leads_on) = match tls.filter(|_| speaks == Speaks::Tls) {
+            // Handshakes are dear: who is shut out gets none.
+            Some(_) if lock(&visitor).is_shut_out() => return None,
+            Some((tls, _)) => {
+                let accepted = timeout_at(deadline, Box::pin(tls.accept(socket))).await.ok()?;
+                match accepted.inspect_err(|error| tracing::debug!(%error, "no handshake")).ok()? {
+                    Peer::Tls(stream) => (Stream::Tls(stream), false),
+                    // Somebody who began with http:// or ws://, most likely; garbage is refused as HTTP like anything else.
+                    Peer::Plain(socket) => (Stream::Plain(socket), true),
+                    Peer::Served => return None,
+                }
+            }
+            None => (Stream::Plain(socket), speaks == Speaks::Redirect),
+        };
+        let elsewhere = tls.filter(|_| leads_on).map(|(tls, redirect)| (redirect, &**tls));
+        http::serve(stream, &shared.site, elsewhere, &visitor, host.as_deref(), deadline).await
     };
     let upgraded = tokio::select! {
         upgraded = greeting => upgraded?,

@@ -14,6 +14,7 @@
 //! | `proxy` | the client's address behind a proxy |
 //! | `admission` | what one address and one author may do |
 //! | `http` | the one request of a connection: upgrade, NIP-11, landing page, `/health` |
+//! | `redirect` | plain HTTP where TLS is spoken elsewhere |
 //! | `names` | names of people at this relay (NIP-05) |
 //! | `manage` | the management API (NIP-86) |
 //! | `nip11`, `pages` | the information document and the landing page |
@@ -28,7 +29,7 @@
 //! | `outbox` | what waits to be written to one connection |
 //! | `stream` | reading without owning a buffer, hanging up |
 //! | `shared`, `registry` | what all connections have in common; who is connected |
-//! | `tls` | TLS: the relay's certificate |
+//! | `tls` | TLS: the relay's certificate, and handshakes |
 //! | `signals` | the signals that end the relay |
 //!
 //! A connection is one task. It never blocks: events and questions go to the core, whose threads put their answers
@@ -58,6 +59,7 @@ mod nip11;
 mod outbox;
 mod pages;
 mod proxy;
+mod redirect;
 mod registry;
 mod service;
 mod session;
@@ -74,7 +76,7 @@ use std::convert::Infallible;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, OnceLock};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use tokio::sync::{mpsc, watch};
@@ -85,7 +87,7 @@ pub use bind::BindError;
 pub use neighbours::{Neighbour, neighbours};
 pub use signals::{SAME_WISH, hangup_is_ignored};
 pub use successor::Successor;
-pub use tls::{CertificateError, CertificateState};
+pub use tls::{CertificateError, CertificateFault, CertificateState, Handshakes, inspect_certificate};
 
 use crate::config::{Address, Config};
 use crate::relay::{Relay, RelayError, Settings};
@@ -100,13 +102,15 @@ use listen::Entrance;
 use neighbours::Place;
 use outbox::Phase;
 use proxy::Proxies;
+use redirect::Redirect;
 use registry::{Counters, Registry};
 use service::Service;
 use session::LAST_WORDS;
 use shared::{Bounds, Patience, Shared};
 use signals::{Signals, Wish};
-use socket::Listener;
+use socket::{Listener, Speaks};
 use successor::Passed;
+use tls::Tls;
 use visitor::Doorman;
 use vitals::Vitals;
 
@@ -138,6 +142,9 @@ pub enum ServerError {
     /// The configuration holds something that no HTTP header or JSON document can.
     #[error("cannot make the relay's pages from its configuration: {0}")]
     Pages(Box<dyn std::error::Error + Send + Sync>),
+    /// The certificate for TLS, or its key, cannot be used.
+    #[error("cannot begin with TLS: {0}")]
+    Tls(#[from] CertificateFault),
     /// The system refuses threads, sockets or signal handlers.
     #[error("cannot start the server: {0}")]
     System(#[from] io::Error),
@@ -146,14 +153,14 @@ pub enum ServerError {
     Interrupted,
 }
 
-/// Runs a relay until SIGTERM, SIGINT or the end of its terminal: opens the store, listens, calls `on_ready` with the addresses in use and
+/// Runs a relay until SIGTERM, SIGINT or the end of its terminal: opens the store, listens, calls `on_ready` with where it listens and
 /// the relays that run over the same data, serves, and shuts down within five seconds of the signal. A later signal,
 /// [`SAME_WISH`] after the first or more, ends it at once. SIGUSR1 has it hand its clients over and then end; SIGUSR2 the same, after
 /// it has started its successor. The service manager that started this process, if one did, is told of all this.
 pub fn run(
     config: Config,
     successor: &Successor,
-    on_ready: impl FnOnce(&[Address], &[Neighbour]),
+    on_ready: impl FnOnce(&Listening, &[Neighbour]),
 ) -> Result<(), ServerError> {
     let service = Arc::new(Service::from_env());
     let settings = Settings::from_config(&config);
@@ -180,7 +187,7 @@ pub fn run(
         let store = Store::open(&config.storage.path, config.storage.map_size)?;
         let relay = Relay::start(store, settings)?;
         let mut server = Server::serve(relay.clone(), &config, listeners, monitors)?;
-        let mut place = Place::take(&config.storage.path, server.addresses())
+        let mut place = Place::take(&config.storage.path, &server.listening().all())
             .inspect_err(|error| tracing::warn!("no other relay can take over from this one: no lock file: {error}"))
             .ok();
         if let Some(place) = &place {
@@ -195,8 +202,8 @@ pub fn run(
                 tracing::warn!("`ratite top` and others cannot reach this relay: {error}");
             }
         }
-        on_ready(server.addresses(), &beside);
-        let listening: Vec<String> = server.addresses().iter().map(Address::to_string).collect();
+        on_ready(server.listening(), &beside);
+        let listening: Vec<String> = server.listening().all().iter().map(Address::to_string).collect();
         service.ready(&format!("listening on {}", listening.join(" and ")));
         tokio::spawn({
             let (service, registry) = (Arc::clone(&service), Arc::clone(&server.shared.registry));
@@ -257,9 +264,38 @@ async fn renew(successor: &Successor, passed: &Arc<Passed>, config: &Config) -> 
     started.await.unwrap_or_else(|_| Err(io::ErrorKind::Interrupted.into()))
 }
 
+/// Where a relay listens, with the ports that were taken where 0 was asked for.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Listening {
+    /// For HTTP and WebSockets as they are.
+    pub plain: Vec<Address>,
+    /// For the same over TLS.
+    pub tls: Vec<Address>,
+    /// For plain HTTP that is led to https.
+    pub http: Vec<Address>,
+}
+
+impl Listening {
+    fn on(listeners: &[Listener]) -> Listening {
+        let on = |speaks| {
+            listeners
+                .iter()
+                .filter(|listener| listener.speaks == speaks)
+                .map(|listener| listener.address.clone())
+                .collect()
+        };
+        Listening { plain: on(Speaks::Plain), tls: on(Speaks::Tls), http: on(Speaks::Redirect) }
+    }
+
+    /// Every address.
+    fn all(&self) -> Vec<Address> {
+        [&*self.plain, &*self.tls, &*self.http].concat()
+    }
+}
+
 /// A listening server, for those who bring their own runtime: tests, and programs that embed a relay.
 pub struct Server {
-    addresses: Vec<Address>,
+    listening: Listening,
     /// Where figures are given out.
     monitored: Vec<Address>,
     insight: Arc<dyn Insight>,
@@ -272,8 +308,8 @@ pub struct Server {
 }
 
 impl Server {
-    /// Binds `config.listen.addresses` (port 0 takes any free port) and serves `relay` on them. Must be called inside
-    /// a tokio runtime.
+    /// Binds `config.listen.addresses` (port 0 takes any free port), and those of `config.tls` when TLS is on, and serves
+    /// `relay` on them. Must be called inside a tokio runtime.
     pub fn start(relay: Relay, config: &Config) -> Result<Server, ServerError> {
         let listeners = bind::bind(config, Vec::new(), &[])?;
         Server::serve(relay, config, listeners, bind::bind_monitors(config, &[])?)
@@ -285,8 +321,10 @@ impl Server {
         listeners: Vec<Listener>,
         monitors: Vec<Listener>,
     ) -> Result<Server, ServerError> {
-        let of = |listeners: &[Listener]| listeners.iter().map(|listener| listener.address.clone()).collect();
-        let (addresses, monitored) = (of(&listeners), of(&monitors));
+        let listening = Listening::on(&listeners);
+        let monitored = monitors.iter().map(|listener| listener.address.clone()).collect();
+        let at_once = relay.settings().callers;
+        let tls = Tls::start(config, at_once)?.map(|tls| (Arc::new(tls), Redirect::new(config)));
         let registry = Arc::new(Registry::default());
         let counters = Arc::new(Counters::default());
         let limiter = Limiter::new(&config.rates, std::time::Instant::now());
@@ -306,7 +344,7 @@ impl Server {
             limiter: Arc::clone(&limiter),
             doors: doors.clone(),
             stage: watched.clone(),
-            certificate: OnceLock::new(),
+            tls: tls.as_ref().map(|(tls, _)| Arc::clone(tls)),
             rejected: Mutex::default(),
         });
         let token = Token::default();
@@ -321,6 +359,7 @@ impl Server {
         let shared = Arc::new(Shared {
             relay,
             site,
+            tls,
             doorman: Arc::new(Doorman { proxies: Proxies::new(config), limiter }),
             patience: Patience {
                 header: Duration::from_secs(config.listen.header_timeout),
@@ -335,12 +374,36 @@ impl Server {
         let (alive, tasks) = mpsc::channel(1);
         let entrance = Entrance { shared: Arc::clone(&shared), doors, stage: watched, alive };
         let accepting = listeners.into_iter().map(|listener| tokio::spawn(listen::accept(listener, entrance.clone())));
-        Ok(Server { addresses, monitored, insight, shared, stage, accepting: accepting.collect(), tasks })
+        Ok(Server { listening, monitored, insight, shared, stage, accepting: accepting.collect(), tasks })
     }
 
-    /// The addresses in use.
+    /// The addresses on which HTTP and WebSockets are spoken as they are.
     pub fn addresses(&self) -> &[Address] {
-        &self.addresses
+        &self.listening.plain
+    }
+
+    /// Every address that clients can use.
+    pub fn listening(&self) -> &Listening {
+        &self.listening
+    }
+
+    /// What is known of the certificate; `None` when TLS is off.
+    pub fn certificate(&self) -> Option<CertificateState> {
+        self.shared.tls.as_ref().map(|(tls, _)| tls.state())
+    }
+
+    /// The handshakes of TLS since the start; `None` when TLS is off.
+    pub fn handshakes(&self) -> Option<&Handshakes> {
+        self.shared.tls.as_ref().map(|(tls, _)| tls.handshakes())
+    }
+
+    /// Has the certificate looked at anew, with these settings: files are read again, and an attempt that was put off is made.
+    /// Names, e-mail address, files and authority may be others than before; addresses to listen on, and whether TLS is on at
+    /// all, stay as they are. Returns at once.
+    pub fn reload_certificate(&self, settings: &crate::config::Tls) {
+        if let Some((tls, _)) = &self.shared.tls {
+            tls.reload(settings);
+        }
     }
 
     /// The addresses on which figures are given out.

@@ -228,6 +228,9 @@ impl Outbox {
     ) -> Poll<std::io::Result<()>> {
         loop {
             if batch.is_empty() && !batch.refill(&mut self.lock().queue) {
+                // TLS may hold back some of it still.
+                ready!(Pin::new(&mut *io).poll_flush(cx))?;
+                progress();
                 return Poll::Ready(Ok(()));
             }
             let mut slices = [IoSlice::new(&[]); MAX_SLICES];

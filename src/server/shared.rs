@@ -5,7 +5,9 @@ use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use super::http::Site;
+use super::redirect::Redirect;
 use super::registry::{Counters, Registry};
+use super::tls::Tls;
 use super::visitor::Doorman;
 use crate::relay::Relay;
 
@@ -33,6 +35,8 @@ pub(super) struct Bounds {
 pub(super) struct Shared {
     pub relay: Relay,
     pub site: Site,
+    /// TLS, when it is on, and the way to it.
+    pub tls: Option<(Arc<Tls>, Redirect)>,
     pub doorman: Arc<Doorman>,
     pub patience: Patience,
     pub bounds: Bounds,

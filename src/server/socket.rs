@@ -31,6 +31,17 @@ impl Socket {
         }
     }
 
+    /// The first byte that comes, which is left there to be read; `None` at the end, and for a Unix socket, where nobody can look ahead.
+    pub(super) async fn first_byte(&self) -> io::Result<Option<u8>> {
+        match self {
+            Socket::Tcp(stream) => {
+                let mut byte = [0];
+                Ok((stream.peek(&mut byte).await? > 0).then_some(byte[0]))
+            }
+            Socket::Unix(_) => Ok(None),
+        }
+    }
+
     /// The address that the other end connected to; none for a Unix socket.
     pub(super) fn local_address(&self) -> Option<SocketAddr> {
         match self {
@@ -92,6 +103,17 @@ impl AsyncWrite for Socket {
 /// Whoever connected: the address, none for a Unix socket.
 pub(super) type Caller = Option<IpAddr>;
 
+/// What is spoken on a listening socket.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Speaks {
+    /// HTTP and WebSockets as they are.
+    Plain,
+    /// The same over TLS.
+    Tls,
+    /// HTTP that leads to where TLS is spoken.
+    Redirect,
+}
+
 enum Kind {
     Tcp(TcpListener),
     Unix(UnixListener),
@@ -102,6 +124,7 @@ pub(super) struct Listener {
     kind: Kind,
     /// Its address as people write it, with the port that was taken where 0 was asked for.
     pub address: Address,
+    pub speaks: Speaks,
     /// The file of a Unix socket of ours.
     file: Option<SocketFile>,
 }
@@ -119,12 +142,17 @@ impl Listener {
     /// A bound TCP socket.
     pub(super) fn tcp(listener: TcpListener) -> io::Result<Listener> {
         let address = Address::Tcp(listener.local_addr()?);
-        Ok(Listener { kind: Kind::Tcp(listener), address, file: None })
+        Ok(Listener { kind: Kind::Tcp(listener), address, speaks: Speaks::Plain, file: None })
+    }
+
+    /// The same socket, with this spoken on it.
+    pub(super) fn speaking(self, speaks: Speaks) -> Listener {
+        Listener { speaks, ..self }
     }
 
     /// A bound Unix socket. Its file goes with it, when it is ours.
     pub(super) fn unix(listener: UnixListener, path: &Path, file: Option<SocketFile>) -> Listener {
-        Listener { kind: Kind::Unix(listener), address: Address::Unix(path.into()), file }
+        Listener { kind: Kind::Unix(listener), address: Address::Unix(path.into()), speaks: Speaks::Plain, file }
     }
 
     /// The next connection. May be dropped at any moment without losing one.

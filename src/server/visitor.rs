@@ -61,6 +61,11 @@ impl Visitor {
         matches!(self.standing, Standing::Refused(_))
     }
 
+    /// Refused for longer than a moment, and it knows why by now or will not hear it.
+    pub(super) fn is_shut_out(&self) -> bool {
+        matches!(self.standing, Standing::Refused(Refusal::ShutOut(_) | Refusal::Blocked))
+    }
+
     pub(super) fn speaks_proxy_protocol(&self) -> bool {
         matches!(self.standing, Standing::InProtocol)
     }

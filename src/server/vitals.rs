@@ -1,6 +1,6 @@
 //! Where everything is found that is known of a running server, and whether it is well.
 
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::sync::watch;
 
@@ -8,11 +8,8 @@ use super::admission::Limiter;
 use super::doors::{Doors, Stage};
 use super::health::{Health, Signs, judge};
 use super::registry::{Counters, Registry};
-use super::tls::CertificateState;
+use super::tls::{CertificateState, Handshakes, Tls};
 use crate::relay::{Relay, Stats};
-
-/// Where the certificate is known; `None` when there is no TLS.
-type Certificate = Box<dyn Fn() -> Option<CertificateState> + Send + Sync>;
 
 /// What the insight into a server is drawn from.
 pub(super) struct Vitals {
@@ -22,8 +19,8 @@ pub(super) struct Vitals {
     pub limiter: Arc<Limiter>,
     pub doors: Doors,
     pub stage: watch::Receiver<Stage>,
-    /// Set once, when TLS has begun.
-    pub certificate: OnceLock<Certificate>,
+    /// `None` when TLS is off.
+    pub tls: Option<Arc<Tls>>,
     /// Why the last configuration was not taken.
     pub rejected: Mutex<Option<String>>,
 }
@@ -31,7 +28,12 @@ pub(super) struct Vitals {
 impl Vitals {
     /// What is known of the certificate.
     pub(super) fn certificate(&self) -> Option<CertificateState> {
-        self.certificate.get().and_then(|certificate| certificate())
+        self.tls.as_ref().map(|tls| tls.state())
+    }
+
+    /// The handshakes of TLS since the start.
+    pub(super) fn handshakes(&self) -> Option<&Handshakes> {
+        self.tls.as_ref().map(|tls| tls.handshakes())
     }
 
     /// Whether all is well.

@@ -16,6 +16,7 @@ use secp256k1::Keypair;
 use serde_json::Value;
 
 pub mod process;
+pub mod tls;
 
 /// Nothing here takes as long; a test that waits for this has failed.
 pub const PATIENCE: Duration = Duration::from_secs(20);
@@ -72,6 +73,11 @@ impl TestRelay {
     /// A WebSocket to this relay.
     pub fn connect(&self) -> Socket {
         Socket::open(self.address)
+    }
+
+    /// The server, which has not been shut down.
+    pub fn server(&self) -> &Server {
+        self.server.as_ref().unwrap()
     }
 
     /// Begins the shutdown and returns at once; what comes back waits for its end.
@@ -175,8 +181,8 @@ pub struct Frame {
 }
 
 /// A WebSocket client without a library.
-pub struct Socket {
-    pub stream: TcpStream,
+pub struct Socket<S = TcpStream> {
+    pub stream: S,
     /// What AUTH must repeat; known when the first message after it was heard.
     pub challenge: Option<String>,
     buffer: Vec<u8>,
@@ -247,10 +253,23 @@ impl Socket {
     }
 
     /// The same over a connection that is there.
-    pub fn over(mut stream: TcpStream, request: &[u8]) -> Socket {
+    pub fn over(stream: TcpStream, request: &[u8]) -> Socket {
         stream.set_nodelay(true).unwrap();
         stream.set_read_timeout(Some(PATIENCE)).unwrap();
         stream.set_write_timeout(Some(PATIENCE)).unwrap();
+        Socket::on(stream, request)
+    }
+
+    /// Authenticates as author number `author`, and returns what OK says.
+    pub fn authenticate(&mut self, author: u8) -> (bool, String) {
+        let relay = format!("ws://{}", self.stream.peer_addr().unwrap());
+        self.authenticate_for(author, &relay)
+    }
+}
+
+impl<S: Read + Write> Socket<S> {
+    /// A WebSocket over this stream. Sends these bytes, which begin with the handshake.
+    pub fn on(mut stream: S, request: &[u8]) -> Socket<S> {
         stream.write_all(request).unwrap();
         let mut socket = Socket { stream, challenge: None, buffer: Vec::new(), inflater: None };
         let head = loop {
@@ -359,11 +378,10 @@ impl Socket {
         self.challenge.clone().expect("the relay sends a challenge before it answers")
     }
 
-    /// Authenticates as author number `author`, and returns what OK says.
-    pub fn authenticate(&mut self, author: u8) -> (bool, String) {
-        let relay = format!("ws://{}", self.stream.peer_addr().unwrap());
+    /// Authenticates as author number `author` at this address, and returns what OK says.
+    pub fn authenticate_for(&mut self, author: u8, relay: &str) -> (bool, String) {
         let challenge = self.challenge();
-        self.claim(&sign(author, 22_242, now(), &[&["relay", &relay], &["challenge", &challenge]], ""))
+        self.claim(&sign(author, 22_242, now(), &[&["relay", relay], &["challenge", &challenge]], ""))
     }
 
     /// Sends an AUTH and returns what OK says.

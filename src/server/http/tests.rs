@@ -52,7 +52,7 @@ fn exchange(room: bool, request: &[u8]) -> (String, Option<Vec<u8>>) {
         let (mut near, far) = tokio::io::duplex(1 << 20);
         near.write_all(request).await.unwrap();
         let site = site();
-        let served = serve(far, &site, &visitor(room), None, Instant::now() + Duration::from_secs(10)).await;
+        let served = serve(far, &site, None, &visitor(room), None, Instant::now() + Duration::from_secs(10)).await;
         let early = served.map(|Upgraded { stream, early, .. }| {
             drop(stream);
             early.to_vec()
@@ -180,7 +180,7 @@ fn h226_h227_slow_and_silent_requests_meet_one_deadline() {
                 std::future::pending::<()>().await;
             };
             tokio::select! {
-                served = serve(far, &site, &visitor, None, began + Duration::from_secs(10)) => assert!(served.is_none()),
+                served = serve(far, &site, None, &visitor, None, began + Duration::from_secs(10)) => assert!(served.is_none()),
                 () = slow => {}
             }
             began.elapsed()

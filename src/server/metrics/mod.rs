@@ -22,6 +22,7 @@ use super::admission::Resource;
 use super::health::Reason;
 use super::nip11::VERSION;
 use super::registry::Counters;
+use super::tls::Handshakes;
 use super::vitals::Vitals;
 use crate::relay::{Figures, Stats, Verb};
 use crate::store::Access;
@@ -79,6 +80,13 @@ fn health(page: &mut Page, vitals: &Vitals, stats: &Stats) {
         let failed = certificate.last_error.map_or(0, |error| error.attempts);
         page.gauge("ratite_certificate_failed_attempts", "Attempts in a row to get or read a certificate that failed.")
             .value(failed);
+    }
+    if let Some(Handshakes { completed, resumed, failed }) = vitals.handshakes() {
+        let count = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        page.counter("ratite_tls_handshakes_total", "Handshakes of TLS by what became of them.")
+            .sample(&[("result", "full")], count(completed).saturating_sub(count(resumed)))
+            .sample(&[("result", "resumed")], count(resumed))
+            .sample(&[("result", "failed")], count(failed));
     }
 }
 

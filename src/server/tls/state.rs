@@ -1,5 +1,7 @@
 //! What is known of the relay's certificate: for the log, `/health`, metrics and those who look for what is wrong.
 
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
 use crate::config::CertificateSource;
 
 /// A day in seconds.
@@ -67,6 +69,30 @@ impl CertificateState {
     fn margin(&self) -> u64 {
         let life = self.expires.unwrap_or(0).saturating_sub(self.begins.unwrap_or(0));
         SOON.min(life / 6)
+    }
+}
+
+/// The state as its owner keeps it up to date and others look at it.
+#[derive(Clone, Debug)]
+pub(in crate::server) struct Shown(Arc<Mutex<CertificateState>>);
+
+impl Shown {
+    pub(super) fn new(state: CertificateState) -> Shown {
+        Shown(Arc::new(Mutex::new(state)))
+    }
+
+    fn lock(&self) -> MutexGuard<'_, CertificateState> {
+        // Plain data, consistent between any two statements.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The state of this moment.
+    pub(in crate::server) fn get(&self) -> CertificateState {
+        self.lock().clone()
+    }
+
+    pub(super) fn update(&self, change: impl FnOnce(&mut CertificateState)) {
+        change(&mut self.lock());
     }
 }
 

@@ -166,7 +166,10 @@ fn pem_words(error: &pem::Error) -> String {
 
 /// Files as they were when they were last looked at: whether one was replaced or written to shows without reading it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Stamp(Vec<Option<(u64, u64, i64, i64, u64)>>);
+pub(super) struct Stamp(Vec<Option<Look>>);
+
+/// Device, number, time of the last change in seconds and nanoseconds, length.
+type Look = (u64, u64, i64, i64, u64);
 
 impl Stamp {
     /// Looks at files; one that is not there counts as what it is.

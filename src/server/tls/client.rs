@@ -74,7 +74,7 @@ impl AuthorityClient {
         // this build grows old.
         let mut roots = RootCertStore { roots: webpki_roots::TLS_SERVER_ROOTS.to_vec() };
         let system = SYSTEM_ROOTS.iter().find(|path| Path::new(path).is_file());
-        if let Some(Ok(certificates)) = system.map(|path| CertificateDer::pem_file_iter(path)) {
+        if let Some(Ok(certificates)) = system.map(CertificateDer::pem_file_iter) {
             roots.add_parsable_certificates(certificates.flatten());
         }
         if let Some(path) = extra {

@@ -6,10 +6,12 @@
 
 mod wire;
 
-use std::io::Write as _;
+use std::io::{Read, Write};
+use std::ops::Range;
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use wire::process::RelayProcess;
+use wire::tls::{Authority, client_config, open};
 use wire::{FIN, PATIENCE, RSV1, Socket, TEXT, event, eventually, frame, health};
 
 /// Bytes that an idle connection with one subscription of 20 authors may take, compression agreed or not. It takes 4.6 KiB at
@@ -17,7 +19,10 @@ use wire::{FIN, PATIENCE, RSV1, Socket, TEXT, event, eventually, frame, health};
 const MOST: u64 = 8 * 1024;
 
 /// Connections that are counted; fewer when the system allows fewer files.
-const CONNECTIONS: u64 = 1500;
+const CONNECTIONS: u64 = 2200;
+
+/// The same over TLS. It takes 13 KiB.
+const MOST_TLS: u64 = 24 * 1024;
 
 /// Connections before the first look: threads, buffers for all and the allocator's pages are there then.
 const WARM: u64 = 100;
@@ -41,68 +46,86 @@ fn anonymous(pid: u32) -> u64 {
     line.trim().trim_end_matches(" kB").parse::<u64>().unwrap() * 1024
 }
 
-/// Connections that have done what clients do and now wait: each has published, asked, and got an answer and a live event.
-fn idle_connections(relay: &RelayProcess, numbers: std::ops::Range<u64>, offer: Option<&str>) -> Vec<Socket> {
+/// Does what clients do, and leaves one subscription: publishes nothing, asks, and gets answers.
+fn live_a_little<S: Read + Write>(socket: &mut Socket<S>, number: u64) {
+    let compressed = socket.inflater.is_some();
+    let authors: Vec<String> = (0..20).map(|i| format!("\"{:064x}\"", (number << 32) + i)).collect();
+    socket.say("[\"REQ\",\"all\",{\"limit\":30}]");
+    while socket.hear()[0] != "EOSE" {}
+    // Longer than one read, in two pieces and in fragments: whatever buffer that takes is given back.
+    let long =
+        format!("[\"REQ\",\"feed\",{{\"kinds\":[1],\"authors\":[{}]}}]{}", authors.join(","), " ".repeat(30_000));
+    let frames = [frame(TEXT, &long.as_bytes()[..20_000]), frame(FIN, &long.as_bytes()[20_000..])].concat();
+    socket.send(&frames[..5000]);
+    socket.send(&frames[5000..]);
+    socket.hears("EOSE", "feed");
+    if compressed {
+        // A stored block: compression that needs no compressor.
+        socket.send(&frame(FIN | RSV1 | TEXT, b"\x00\x0f\x00\xf0\xff[\"CLOSE\",\"all\"]\x00"));
+    } else {
+        socket.say("[\"CLOSE\",\"all\"]");
+    }
+    socket.still_works();
+    // Nor does the client keep more than its socket: there are many of them.
+    socket.inflater = None;
+}
+
+/// Connections that have done what clients do and now wait.
+fn idle_connections<S: Read + Write>(numbers: Range<u64>, connect: &impl Fn() -> Socket<S>) -> Vec<Socket<S>> {
     numbers
         .map(|number| {
-            let mut socket = match offer {
-                Some(offer) => Socket::open_offering(relay.address, offer),
-                None => relay.connect(),
-            };
-            assert_eq!(socket.inflater.is_some(), offer.is_some());
-            let authors: Vec<String> = (0..20).map(|i| format!("\"{:064x}\"", (number << 32) + i)).collect();
-            socket.say("[\"REQ\",\"all\",{\"limit\":30}]");
-            while socket.hear()[0] != "EOSE" {}
-            // Longer than one read, in two pieces and in fragments: whatever buffer that takes is given back.
-            let long = format!(
-                "[\"REQ\",\"feed\",{{\"kinds\":[1],\"authors\":[{}]}}]{}",
-                authors.join(","),
-                " ".repeat(30_000)
-            );
-            let frames = [frame(TEXT, &long.as_bytes()[..20_000]), frame(FIN, &long.as_bytes()[20_000..])].concat();
-            socket.stream.write_all(&frames[..5000]).unwrap();
-            socket.stream.write_all(&frames[5000..]).unwrap();
-            socket.hears("EOSE", "feed");
-            if offer.is_some() {
-                // A stored block: compression that needs no compressor.
-                socket.send(&frame(FIN | RSV1 | TEXT, b"\x00\x0f\x00\xf0\xff[\"CLOSE\",\"all\"]\x00"));
-            } else {
-                socket.say("[\"CLOSE\",\"all\"]");
-            }
-            socket.still_works();
-            // Nor does the client keep more than its socket: there are many of them.
-            socket.inflater = None;
+            let mut socket = connect();
+            live_a_little(&mut socket, number);
             socket
         })
         .collect()
 }
 
-fn assert_small(offer: Option<&str>) {
+/// Each idle connection takes at most so many bytes.
+fn assert_small<S: Read + Write>(relay: &RelayProcess, what: &str, limit: u64, connect: impl Fn() -> Socket<S>) {
     let most = connections();
     assert!(most >= 2 * WARM, "the system allows too few open files for this test: raise `ulimit -Hn`");
-    let folder = tempfile::tempdir().unwrap();
-    let relay = RelayProcess::start(folder.path());
     let mut writer = relay.connect();
     for i in 0..50 {
         let note = event(1, 1, &format!("{i} {}", "note ".repeat(100)));
         writer.publish(&note);
         writer.hears("OK", &note.id.to_string());
     }
-    let warm = idle_connections(&relay, 0..WARM, offer);
+    let warm = idle_connections(0..WARM, &connect);
     let before = anonymous(relay.id());
-    let idle = idle_connections(&relay, WARM..most, offer);
+    let idle = idle_connections(WARM..most, &connect);
     eventually("one subscription is left of each", || health(relay.address).1["subscriptions"] == most);
     let each = anonymous(relay.id()).saturating_sub(before) / (most - WARM);
-    println!("{each} bytes for each of {} idle connections that were offered {offer:?}", most - WARM);
-    assert!(each > 0 && each <= MOST, "{each} bytes for each idle connection");
+    println!("{each} bytes for each of {} idle connections, {what}", most - WARM);
+    assert!(each > 0 && each <= limit, "{each} bytes for each idle connection, {what}");
     drop((warm, idle));
 }
 
 #[test]
-fn an_idle_connection_costs_little_compressed_or_not() {
-    // One after the other: both want all the files they can get.
-    assert_small(None);
-    assert_small(Some("permessage-deflate; client_max_window_bits"));
+fn an_idle_connection_costs_little_with_compression_or_tls_and_without() {
+    // One after the other: all of them want all the files they can get.
+    let folder = tempfile::tempdir().unwrap();
+    let relay = RelayProcess::start(folder.path());
+    assert_small(&relay, "plain", MOST, || relay.connect());
+    drop(relay);
+    let folder = tempfile::tempdir().unwrap();
+    let relay = RelayProcess::start(folder.path());
+    let offer = "permessage-deflate; client_max_window_bits";
+    assert_small(&relay, "compressed", MOST, || {
+        let socket = Socket::open_offering(relay.address, offer);
+        assert!(socket.inflater.is_some());
+        socket
+    });
+    drop(relay);
+    let folder = tempfile::tempdir().unwrap();
+    let authority = Authority::new();
+    let (certificate, key) = authority.issue_into(folder.path(), &["relay.test"]);
+    let relay = RelayProcess::with(folder.path(), |command| {
+        command.env("RATITE_TLS_CERTIFICATE", certificate).env("RATITE_TLS_KEY", key);
+        command.env("RATITE_TLS_LISTEN", "127.0.0.1:0").env("RATITE_TLS_HTTP_LISTEN", "none");
+    });
+    let client = client_config(&authority.certificate, &["http/1.1"]);
+    assert_small(&relay, "over TLS", MOST_TLS, || open(&client, relay.tls.unwrap(), "relay.test"));
 }
 
 #[test]

@@ -5,4 +5,6 @@
 #[path = "../wire/mod.rs"]
 mod wire;
 
+mod acme;
 mod files;
+mod pebble;

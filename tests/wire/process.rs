@@ -23,6 +23,8 @@ pub fn ratite(data: &Path, arguments: &[&str]) -> Command {
 /// A relay in a process of its own; killed when it is dropped.
 pub struct RelayProcess {
     pub address: SocketAddr,
+    /// Where it speaks TLS, when it does.
+    pub tls: Option<SocketAddr>,
     child: Child,
 }
 
@@ -48,11 +50,12 @@ impl RelayProcess {
             return None;
         };
         let first = first.unwrap();
-        let address = first.split("ws://").nth(1).unwrap_or_else(|| panic!("no address in: {first}"));
-        let address = address.split(' ').next().unwrap().parse().unwrap();
+        let behind = |scheme| first.split(scheme).nth(1)?.split(' ').next()?.parse().ok();
+        let address = behind(" ws://").unwrap_or_else(|| panic!("no address in: {first}"));
+        let tls = behind(" wss://");
         // The rest is for people; it is read so that the relay never waits for a reader.
         std::thread::spawn(move || lines.for_each(drop));
-        Some(RelayProcess { address, child })
+        Some(RelayProcess { address, tls, child })
     }
 
     /// Its process id.

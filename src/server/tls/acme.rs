@@ -99,7 +99,7 @@ impl Failure {
         let kind = match &error {
             Error::Api(problem) => match problem.r#type.as_deref().and_then(|name| name.rsplit(':').next()) {
                 Some("rateLimited") => FailureKind::Limited(patience.until()),
-                Some("serverInternal") => FailureKind::Outage,
+                Some("serverInternal" | "badNonce") => FailureKind::Outage,
                 _ => FailureKind::Refused,
             },
             _ => FailureKind::Outage,

@@ -23,6 +23,7 @@ use tokio_rustls::rustls::pki_types::{CertificateDer, ServerName};
 use tokio_rustls::rustls::{ClientConfig, RootCertStore};
 
 use super::certificate::CertificateFault;
+use crate::config::plain;
 
 /// How long one of the authority's addresses may take to answer.
 const TO_CONNECT: Duration = Duration::from_secs(10);
@@ -108,8 +109,11 @@ impl HttpClient for AuthorityClient {
                     patience.note(&response);
                     Ok(response.into())
                 }
-                Ok(Err(error)) => Err(Error::Other(Box::new(Unreachable { host, source: error }))),
-                Err(_) => Err(Error::Other(Box::new(Unreachable { host, source: "no answer in time".into() }))),
+                Ok(Err(error)) => {
+                    let why = error.downcast_ref::<std::io::Error>().map_or_else(|| error.to_string(), plain);
+                    Err(Error::Other(Box::new(Unreachable { host, why })))
+                }
+                Err(_) => Err(Error::Other(Box::new(Unreachable { host, why: "no answer in time".to_owned() }))),
             }
         })
     }
@@ -117,10 +121,10 @@ impl HttpClient for AuthorityClient {
 
 /// The authority could not be asked. What it answers is not such an error.
 #[derive(Debug, thiserror::Error)]
-#[error("{host} cannot be reached: {source}")]
+#[error("{host} cannot be reached: {why}")]
 pub(super) struct Unreachable {
     host: String,
-    source: Box<dyn StdError + Send + Sync>,
+    why: String,
 }
 
 async fn ask(

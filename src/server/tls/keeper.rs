@@ -135,13 +135,13 @@ impl Keeper {
     }
 
     fn serve(&self, certificate: Certificate) {
+        let (names, begins, expires) = (certificate.names.clone(), certificate.begins, certificate.expires);
+        // First served, then known: who sees the new state gets the new certificate.
+        self.served.set(certificate);
         self.shown.update(|state| {
-            state.names = certificate.names.clone();
-            state.begins = Some(certificate.begins);
-            state.expires = Some(certificate.expires);
+            (state.names, state.begins, state.expires) = (names, Some(begins), Some(expires));
             state.last_error = None;
         });
-        self.served.set(certificate);
     }
 
     /// Whether the files are others than those that were read.
@@ -278,16 +278,13 @@ impl Keeper {
                 }
                 self.next_attempt = now + pause(kind, self.failures, now, random_below(1_000));
                 self.note_failure(message.clone());
-                let has_one = self.served.get().is_some();
-                let left = self.shown.get().days_left(now);
-                let minutes = (self.next_attempt - now).div_ceil(60);
-                match left {
+                let wait = humantime::format_duration(Duration::from_secs(self.next_attempt - now));
+                match self.shown.get().days_left(now) {
                     Some(days) => tracing::warn!(
-                        "the certificate, which is good for {days} more days, could not be renewed; next attempt in {minutes} min: {message}"
+                        "the certificate, which is good for {days} more days, could not be renewed; next attempt in {wait}: {message}"
                     ),
                     None => tracing::error!(
-                        has_one,
-                        "no certificate yet, so nobody can connect with TLS; next attempt in {minutes} min: {message}"
+                        "no certificate yet, so nobody can connect with TLS; next attempt in {wait}: {message}"
                     ),
                 }
             }

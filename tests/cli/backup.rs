@@ -64,7 +64,9 @@ fn a_backup_is_named_after_the_time_and_replaces_nothing_unasked() {
 fn no_output_takes_the_place_of_a_database_or_a_device() {
     let place = filled();
     let before = place.export(&["--as-stored"]);
-    for file in ["ratite-data/data.mdb", "ratite-data/lock.mdb"] {
+    fs::create_dir_all(place.path("ratite-data/tls/authority")).unwrap();
+    place.write("ratite-data/tls/authority/certificate.pem", "precious");
+    for file in ["ratite-data/data.mdb", "ratite-data/lock.mdb", "ratite-data/tls/authority/certificate.pem"] {
         place.run(&["backup", file, "--force"]).assert_failed("belongs to a database");
         place.run(&["export", "-o", file]).assert_failed("belongs to a database");
         place.run(&["import", "events.jsonl", "--rejects", file]).assert_failed("belongs to a database");

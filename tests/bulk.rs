@@ -153,6 +153,7 @@ fn verdict(outcome: &Outcome) -> &'static str {
         Outcome::Replaced => "superseded",
         Outcome::Delivered | Outcome::Unheard => "ephemeral",
         Outcome::Refused(_) => "refused",
+        Outcome::Granted(_) => "granted",
         Outcome::Failed(_) => "failed",
     }
 }

@@ -5,6 +5,7 @@ use std::process::ExitCode;
 
 use crate::config::{ConfigError, plain};
 use crate::relay::RelayError;
+use crate::relay::identity::IdentityError;
 use crate::server::ServerError;
 use crate::store::StoreError;
 
@@ -112,8 +113,21 @@ impl From<RelayError> for Failure {
                 &error,
                 "Raise the limits of processes and of addresses (`ulimit -u`, `ulimit -v`), then run it again.",
             ),
+            RelayError::Identity(error) => error.into(),
             RelayError::Closed => Failure::new(error.to_string(), "Run it again."),
         }
+    }
+}
+
+impl From<IdentityError> for Failure {
+    fn from(error: IdentityError) -> Failure {
+        let next = match &error {
+            IdentityError::File { .. } => "Check that you may read and write it.",
+            IdentityError::NoKey { .. } => {
+                "Put the right key there: clients know the relay by it. Only if there is no copy of it, remove the file to have a new one made."
+            }
+        };
+        Failure::new(error.to_string(), next)
     }
 }
 

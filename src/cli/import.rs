@@ -258,7 +258,7 @@ impl Import {
             relay::Outcome::Stored => summary.new += 1,
             relay::Outcome::Duplicate => summary.already_there += 1,
             relay::Outcome::Replaced => summary.replaced += 1,
-            relay::Outcome::Delivered | relay::Outcome::Unheard => summary.ephemeral += 1,
+            relay::Outcome::Delivered | relay::Outcome::Unheard | relay::Outcome::Granted(_) => summary.ephemeral += 1,
             relay::Outcome::Refused(reason) if has_expired(&reason) => summary.expired += 1,
             // No policy stands between an operator and his database: what is refused behind the checks was deleted.
             relay::Outcome::Refused(_) => summary.deleted_earlier += 1,

@@ -25,6 +25,7 @@ mod globals;
 mod import;
 mod info;
 mod input;
+mod key;
 mod log;
 mod output;
 mod progress;
@@ -85,6 +86,7 @@ enum Command {
     Compact(compact::CompactArgs),
     Config(config::ConfigArgs),
     Admin(admin::AdminArgs),
+    Key(key::KeyArgs),
     Drain(drain::DrainArgs),
     Restart(restart::RestartArgs),
 }
@@ -133,6 +135,7 @@ fn run(cli: Cli) -> Outcome {
         Some(Command::Compact(args)) => compact::run(&args, &globals),
         Some(Command::Config(args)) => config::run(&args, &globals),
         Some(Command::Admin(args)) => admin::run(&args, &globals),
+        Some(Command::Key(args)) => key::run(&args, &globals),
         Some(Command::Drain(args)) => drain::run(&args, &globals),
         Some(Command::Restart(args)) => restart::run(&args, &globals),
     }

@@ -38,7 +38,7 @@ use std::path::{Path, PathBuf};
 pub use address::{Address, AddressSource, Network};
 pub use problem::{ConfigError, Place, Problem};
 pub use rates::KindRate;
-pub use settings::{Config, Info, Limits, Listen, Policy, Rates, Storage, Tls};
+pub use settings::{Config, Info, Limits, Listen, Membership, Policy, Rates, Storage, Tls};
 pub use template::template;
 pub use tls::CertificateSource;
 

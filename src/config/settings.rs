@@ -308,4 +308,20 @@ settings! {
         /// How much proof of work an event must show, in leading zero bits of its id (NIP-13).
         min_pow_difficulty: u8 = 0, count(1..=255).or_off();
     }
+
+    /// Members, and invite codes with which people become members by themselves (NIP-43). `ratite admin` makes codes and lists
+    /// members; clients that speak NIP-86 do the same for the keys in policy.admins, who belong to the relay without being listed.
+    membership: Membership {
+        /// Whether the relay has members. It publishes who they are, signed with a key of its own, which is made for that: `ratite
+        /// key` shows it. The list of allowed keys is then the list of members.
+        enabled: bool = false, Switch;
+        /// Whether only members may publish. Private messages to members are taken from everybody.
+        restrict_writes: bool = true, Switch;
+        /// Whether only members may read. With both, clients have to authenticate before anything else.
+        restrict_reads: bool = false, Switch;
+        /// How many invite codes that nobody has used yet a member may have. Members ask the relay for them with their client.
+        invites_per_member: u32 = 0, count(1..=1_000).or_zero("codes from administrators only");
+        /// How long such a code is good for. It admits one person.
+        invite_lifetime: u64 = 7 * 86_400, seconds(60..=315_360_000);
+    }
 }

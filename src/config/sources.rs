@@ -108,6 +108,11 @@ impl Draft {
                 limits.default_limit = limits.max_limit;
             }
         }
+        if self.config.membership.enabled && !self.config.policy.auth {
+            let place = self.place("policy", "auth");
+            let message = "policy.auth is off, so that nobody can prove to be a member (membership.enabled)";
+            self.problems.push(Problem::new(place, message).help("switch it on, or membership off"));
+        }
         let message_length = self.config.limits.max_message_length;
         let message_bytes = self.config.rates.message_bytes;
         if message_bytes > 0 && message_bytes < message_length as u64 {

@@ -59,14 +59,28 @@ impl Kind {
     pub const GIFT_WRAP: Kind = Kind(1059);
     /// Report of an event or a key (NIP-56).
     pub const REPORT: Kind = Kind(1984);
+    /// A key has become a member of the relay that signs this (NIP-43).
+    pub const MEMBER_ADDED: Kind = Kind(8000);
+    /// A key is a member no more (NIP-43).
+    pub const MEMBER_REMOVED: Kind = Kind(8001);
     /// Relay list (NIP-65).
     pub const RELAY_LIST: Kind = Kind(10002);
+    /// The members of the relay that signs this (NIP-43).
+    pub const MEMBERS: Kind = Kind(13534);
     /// Gift wrap that is delivered but never stored (NIP-59).
     pub const EPHEMERAL_GIFT_WRAP: Kind = Kind(21059);
     /// Answer to an AUTH challenge (NIP-42); never stored, never broadcast.
     pub const AUTH: Kind = Kind(22242);
     /// HTTP authorisation (NIP-98).
     pub const HTTP_AUTH: Kind = Kind(27235);
+    /// Asks a relay to be made a member, with an invite code (NIP-43); never stored, never broadcast.
+    pub const JOIN_REQUEST: Kind = Kind(28934);
+    /// An invite code, made by the relay for whoever asks for this kind (NIP-43).
+    pub const INVITE: Kind = Kind(28935);
+    /// Asks a relay to be a member no more (NIP-43); never stored, never broadcast.
+    pub const LEAVE_REQUEST: Kind = Kind(28936);
+    /// A role that members of the relay that signs this can have (NIP-43).
+    pub const ROLE: Kind = Kind(33534);
 
     /// How events of this kind are kept (N01-37 to N01-43).
     pub const fn class(self) -> KindClass {

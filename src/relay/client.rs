@@ -2,13 +2,16 @@
 
 use std::sync::Arc;
 
+use super::membership::{Answer, Done, Task, invitation};
 use super::peer::{Group, Peer};
 use super::policy::auth;
-use super::question::{self, Question};
+use super::policy::membership::{asks_for_invite, asks_for_invite_only};
+use super::question::{self, Kind, Question};
+use super::queue::ToWriter;
 use super::subscription::Sink;
 use super::{Admission, Core, Outcome, limits, reader};
 use crate::nostr::hll::Sketch;
-use crate::nostr::{Event, Filter, SubscriptionId, protected};
+use crate::nostr::{Event, Filter, PublicKey, SubscriptionId, protected};
 use crate::store::{Count, Order, Scan};
 
 /// One connected peer. Dropping it ends its subscriptions and questions.
@@ -71,11 +74,65 @@ impl Client {
         if let Err(reason) = peer.check_question(&filters) {
             return peer.closed(&id, &reason);
         }
+        let inviter = match self.inviter(&filters) {
+            Ok(inviter) => inviter,
+            Err(reason) => return peer.closed(&id, &reason),
+        };
         let is_small = question::is_small(&filters);
         match peer.open(&id, filters) {
-            Ok(question) => self.ask(question, is_small),
+            Ok(question) => match inviter {
+                Some(key) => self.invite(key, question),
+                None => self.ask(question, is_small),
+            },
             Err(reason) => peer.closed(&id, &reason),
         }
+    }
+
+    /// Whose invite code the answer to these filters brings, if they ask for one and the peer may have it (N43-07). The error is
+    /// the reason of a CLOSED.
+    fn inviter(&self, filters: &[Filter]) -> Result<Option<PublicKey>, String> {
+        let Peer { core, viewer, .. } = &*self.peer;
+        let Some(identity) = core.members() else { return Ok(None) };
+        if !asks_for_invite(filters, &identity.pubkey()) {
+            return Ok(None);
+        }
+        let members_invite = core.settings.membership.invites_per_member > 0;
+        match viewer.member().filter(|key| members_invite || core.moderation.gate().is_insider(key)) {
+            Some(key) => Ok(Some(key)),
+            None if !asks_for_invite_only(filters) => Ok(None),
+            None if viewer.is_somebody() => Err("restricted: invite codes are not for you to give here".into()),
+            None => Err("auth-required: invite codes are given to those who may invite; authenticate first".into()),
+        }
+    }
+
+    /// Has an invite code made, and the question answered with it in front.
+    fn invite(&self, key: PublicKey, question: Question) {
+        let Kind::Stored { subscription, .. } = &question.kind else { return self.peer.ask(question) };
+        let (peer, subscription) = (self.peer.clone(), subscription.clone());
+        let settings = &self.peer.core.settings;
+        let now = settings.clock.now();
+        let lifetime = Some(settings.membership.invite_lifetime);
+        let task = Task::Invite { issuer: Some(key), uses: Some(1), lifetime, note: String::new() };
+        let done: Done = Box::new(move |answer| {
+            match (answer, peer.core.members()) {
+                (Ok(Answer::Code(code)), Some(identity)) => {
+                    let event = invitation(identity, now, &code);
+                    if subscription.filters.iter().any(|filter| filter.matches(&event)) {
+                        let mut messages = Vec::new();
+                        subscription.append_event(&mut messages, |out| {
+                            event.write_json(out);
+                            true
+                        });
+                        subscription.send_slice(messages);
+                    }
+                }
+                (Err(error), _) => return peer.refuse(question, &format!("error: {error}")),
+                (Ok(Answer::Done(outcome)), _) => return peer.refuse(question, &outcome.message()),
+                (Ok(Answer::Code(_)), None) => {}
+            }
+            peer.ask(question);
+        });
+        let _ = self.peer.core.writer.send(ToWriter::Lists { task, done });
     }
 
     /// CLOSE: after this returns nothing more is sent for the id. An unknown id is no error (N01-69).

@@ -204,7 +204,7 @@ pub const KINDS: [u16; 38] = [
 ];
 
 /// What can become of an event, each with the class of the reason.
-pub const VERDICTS: [(&str, &str); 13] = [
+pub const VERDICTS: [(&str, &str); 14] = [
     ("stored", ""),
     ("delivered", ""),
     ("unheard", ""),
@@ -217,6 +217,7 @@ pub const VERDICTS: [(&str, &str); 13] = [
     ("refused", "auth-required"),
     ("refused", "restricted"),
     ("refused", "other"),
+    ("granted", ""),
     ("failed", "error"),
 ];
 
@@ -234,6 +235,7 @@ fn verdict(outcome: &Outcome) -> usize {
             let known = VERDICTS.iter().position(|(what, reason)| *what == "refused" && *reason == class);
             known.unwrap_or(OTHER_REASON)
         }
+        Outcome::Granted(_) => VERDICTS.len() - 2,
         Outcome::Failed(_) => VERDICTS.len() - 1,
     }
 }

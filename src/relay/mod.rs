@@ -8,18 +8,20 @@
 //!                                 (rayon)     │ one transaction for all that queued, fsync, replies
 //! subscribe, count ─▶ readers (one turn for each client, short slices) ──▶ the client's sink
 //!                      small ones are answered where they come in, while the disk keeps up
-//! housekeeping: expiry, other processes' commits, stale reader slots
+//! housekeeping: expiry, other processes' commits, stale reader slots, the list of members
 //! ```
 
 pub mod admin;
 mod bulk;
 mod client;
 mod figures;
+pub mod identity;
 mod index;
 mod limits;
 mod line;
 mod live;
 mod live_event;
+mod membership;
 mod memory;
 mod outcome;
 mod peer;
@@ -50,13 +52,16 @@ pub use peer::Group;
 pub use pulse::MINUTES;
 pub use subscription::Sink;
 
+use identity::{Identity, IdentityError};
 use live_event::LiveEvent;
+use membership::{Answer, Task};
 use outcome::Reply;
+use policy::membership::Gate;
 use policy::{Moderation, OwnAddresses, Viewer};
 use queue::{Published, ToVerify, ToWriter};
 
-use crate::config::{Config, Limits, Policy};
-use crate::nostr::{Event, EventFields, EventId, Filter, KindClass};
+use crate::config::{Config, Limits, Membership, Policy};
+use crate::nostr::{Event, EventFields, EventId, Filter, KindClass, PublicKey};
 use crate::store::{Batch, Budget, Change, Count, Occupancy, Order, Progress, Record, Rules, Scan, Store, StoreError};
 
 /// What can go wrong when the core starts or works for an operator.
@@ -68,6 +73,9 @@ pub enum RelayError {
     /// The system gives no thread.
     #[error("a thread cannot be started: {0}")]
     Thread(std::io::Error),
+    /// The relay's own key.
+    #[error(transparent)]
+    Identity(#[from] IdentityError),
     /// The relay is shutting down.
     #[error("the relay is shutting down")]
     Closed,
@@ -80,6 +88,8 @@ pub struct Settings {
     pub limits: Limits,
     /// Who may read and write what.
     pub policy: Policy,
+    /// Whether the relay has members, and what only they may do.
+    pub membership: Membership,
     /// The relay's own addresses, which AUTH (NIP-42) and requests to vanish (NIP-62) name.
     pub addresses: Arc<OwnAddresses>,
     /// Bytes of events that may wait for verification and commit.
@@ -101,6 +111,7 @@ impl Settings {
         Settings {
             limits: config.limits.clone(),
             policy: config.policy.clone(),
+            membership: config.membership.clone(),
             addresses: Arc::new(OwnAddresses::new(config.urls().iter().map(String::as_str))),
             queue_bytes: config.storage.queue_bytes,
             // Half: at the end of a scan they all go into the outbox at once, beside its last slice.
@@ -200,6 +211,10 @@ struct Core {
     store: Store,
     settings: Settings,
     moderation: Arc<Moderation>,
+    /// The relay's own key, if it has one.
+    identity: Option<Identity>,
+    /// What is published of members may differ from the lists.
+    unpublished: AtomicBool,
     live: live::Live,
     memory: Arc<memory::Pool>,
     /// When the log was last told that it is used up.
@@ -235,10 +250,18 @@ impl Relay {
         let (live_tx, live_rx) = crossbeam_channel::unbounded();
         let (reader_tx, reader_rx) = crossbeam_channel::unbounded();
         let (stop_tx, stop_rx) = crossbeam_channel::bounded(1);
+        let identity = match settings.membership.enabled {
+            true => Some(Identity::load_or_create(store.path())?),
+            false => Identity::load(store.path())?,
+        };
+        let own = identity.as_ref().map(Identity::pubkey);
+        let gate = Gate::new(&settings.membership, &settings.policy, own);
         let room_total = settings.queue_bytes.clamp(1 << 16, u32::MAX as usize);
         let figures: Arc<Figures> = Arc::default();
         let core = Arc::new(Core {
-            moderation: Arc::new(Moderation::load(&store)?),
+            moderation: Arc::new(Moderation::load(&store, gate)?),
+            identity,
+            unpublished: AtomicBool::new(true),
             live: live::Live::new(store.next_seq()?, live_tx, Arc::clone(&figures)),
             shortage_told: AtomicU64::new(0),
             memory: memory::Pool::new(settings.limits.max_filter_bytes_total, settings.limits.max_filter_bytes),
@@ -394,9 +417,20 @@ impl Relay {
 
     /// Makes changes to the operator's lists; they are on disk and in force on return. Blocks.
     pub fn change_lists(&self, changes: Vec<Change>) -> Result<(), RelayError> {
+        self.work_lists(Task::Change(changes)).map(|_| ())
+    }
+
+    /// Has a task worked on the operator's lists. Blocks.
+    fn work_lists(&self, task: Task) -> Result<Answer, RelayError> {
         let (tx, rx) = crossbeam_channel::bounded(1);
-        let _ = self.core.writer.send(ToWriter::Lists { changes, done: tx });
+        let done = Box::new(move |answer| drop(tx.send(answer)));
+        let _ = self.core.writer.send(ToWriter::Lists { task, done });
         rx.recv().map_err(|_| RelayError::Closed)?.map_err(RelayError::Store)
+    }
+
+    /// The relay's own key, if it has one (NIP-11 `self`).
+    pub fn own_key(&self) -> Option<PublicKey> {
+        self.core.identity.as_ref().map(Identity::pubkey)
     }
 
     /// Connects a peer, whose answers go into `sink`; where the relay's addresses are configured, the first is the challenge for
@@ -490,7 +524,11 @@ impl Core {
             .and_then(|()| event.check_id().map_err(|error| format!("invalid: {error}")))
             .and_then(|()| {
                 let lists = self.moderation.lists();
-                lists.check(&event).and_then(|()| lists.check_stranger(&event))
+                lists.check(&event)?;
+                match policy::membership::is_request(&event, &lists, self.settings.clock.now())? {
+                    true => Ok(()),
+                    false => lists.check_stranger(&event, viewer),
+                }
             })
             .and_then(|()| policy::publish::check(&event, viewer, &self.settings.policy));
         if let Err(reason) = checked {
@@ -501,6 +539,11 @@ impl Core {
         }
         // A failed send drops the reply, and a dropped reply answers that the relay is shutting down.
         let _ = self.verify.send(ToVerify::Event(Box::new(Published { event, admission, reply })));
+    }
+
+    /// The key that signs what is said of members, where there are any.
+    fn members(&self) -> Option<&Identity> {
+        self.identity.as_ref().filter(|_| self.settings.membership.enabled)
     }
 
     /// Begins a write transaction under the rules in force.
@@ -543,8 +586,10 @@ fn housekeeping(core: &Arc<Core>, stop: Receiver<()>, mut seen: usize) {
         if commit != seen {
             seen = commit;
             core.live.look();
-            if let Err(error) = core.moderation.refresh(&core.store) {
-                tracing::warn!("reading the operator's lists failed: {error}");
+            match core.moderation.refresh(&core.store) {
+                Ok(true) => core.unpublished.store(true, Relaxed),
+                Ok(false) => {}
+                Err(error) => tracing::warn!("reading the operator's lists failed: {error}"),
             }
         }
         core.pulse.tick(core.settings.clock.now(), core.figures.events.taken());
@@ -571,6 +616,9 @@ fn housekeeping(core: &Arc<Core>, stop: Receiver<()>, mut seen: usize) {
                 tracing::debug!("counting what is stored failed: {error}");
                 true
             });
+        }
+        if tick % 10 == 4 && core.members().is_some() && core.unpublished.swap(false, Relaxed) {
+            let _ = core.writer.send(ToWriter::Lists { task: Task::Publish, done: Box::new(|_| ()) });
         }
         if tick % 10 == 9 && core.write_failure().is_some() {
             let _ = core.writer.send(ToWriter::Probe);

@@ -15,6 +15,8 @@ pub enum Outcome {
     Duplicate,
     /// A newer version of it is stored (N01-46).
     Replaced,
+    /// Done as it asks, and neither stored nor passed on; the text begins with its prefix, or is empty.
+    Granted(String),
     /// Refused; the text begins with its machine-readable prefix.
     Refused(String),
     /// Not stored through no fault of the event; the text begins with its prefix.
@@ -24,7 +26,7 @@ pub enum Outcome {
 impl Outcome {
     /// The third element of OK.
     pub fn ok(&self) -> bool {
-        matches!(self, Outcome::Stored | Outcome::Delivered | Outcome::Duplicate)
+        matches!(self, Outcome::Stored | Outcome::Delivered | Outcome::Duplicate | Outcome::Granted(_))
     }
 
     /// The fourth element of OK.
@@ -34,7 +36,7 @@ impl Outcome {
             Outcome::Unheard => "mute: nobody is subscribed to this ephemeral event".into(),
             Outcome::Duplicate => "duplicate: already have this event".into(),
             Outcome::Replaced => "duplicate: a newer version is stored".into(),
-            Outcome::Refused(text) | Outcome::Failed(text) => text.as_str().into(),
+            Outcome::Granted(text) | Outcome::Refused(text) | Outcome::Failed(text) => text.as_str().into(),
         }
     }
 

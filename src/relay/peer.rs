@@ -9,6 +9,7 @@ use super::line::Line;
 use super::live::Live;
 use super::memory::{Account, Lease, Pool, Shortage};
 use super::policy::Viewer;
+use super::policy::membership::asks_for_invite_only;
 use super::question::{Kind, Question};
 use super::subscription::{Owner, Sink, Subscription, send_one};
 use super::{Core, lock, threads};
@@ -201,8 +202,13 @@ impl Peer {
 
     /// Whether this peer may ask this. When the answer may depend on who asks, it is told how to say so.
     pub fn check_question(&self, filters: &[Filter]) -> Result<(), String> {
-        if Viewer::matters_to(filters) {
+        let gate = self.core.moderation.gate();
+        let for_members = gate.restricts_reads && !asks_for_invite_only(filters);
+        if for_members || gate.enabled && asks_for_invite_only(filters) || Viewer::matters_to(filters) {
             self.challenge();
+        }
+        if for_members {
+            self.viewer.check_member("read")?;
         }
         self.viewer.check_question(filters)
     }
@@ -234,7 +240,7 @@ impl Peer {
     }
 
     /// Ends a question with a reason.
-    fn refuse(&self, question: Question, reason: &str) {
+    pub fn refuse(&self, question: Question, reason: &str) {
         match question.kind {
             Kind::Stored { subscription, .. } | Kind::Log { subscription, .. } => {
                 subscription.refuse(reason);

@@ -3,9 +3,10 @@
 use crossbeam_channel::{Receiver, Sender};
 
 use super::Admission;
+use super::membership::{self, Task};
 use super::outcome::{Outcome, Reply};
 use crate::nostr::{Event, EventId};
-use crate::store::{Change, Prepared, StoreError};
+use crate::store::{Prepared, StoreError};
 
 /// A published event.
 pub(super) struct Published {
@@ -60,8 +61,8 @@ pub(super) enum ToWriter {
     },
     /// Changes to the operator's lists.
     Lists {
-        changes: Vec<Change>,
-        done: Sender<Result<(), StoreError>>,
+        task: Task,
+        done: membership::Done,
     },
     /// Remove what has expired.
     Sweep,

@@ -8,8 +8,8 @@ use rayon::prelude::*;
 use super::live_event::LiveEvent;
 use super::outcome::{Outcome, Reply};
 use super::queue::{Published, Storable, ToVerify, ToWriter};
-use super::{Admission, Core, limits, live};
-use crate::nostr::{Audience, EventFields as _, KindClass};
+use super::{Admission, Core, limits, live, membership};
+use crate::nostr::{Audience, EventFields as _, Kind, KindClass};
 use crate::store::Prepared;
 
 /// Events taken from the queue at once: 256 signatures are some milliseconds of work, so nobody waits long behind a batch.
@@ -69,7 +69,12 @@ fn round(core: &Arc<Core>, jobs: &mut Vec<Published>) {
     };
     let mut storable = Vec::with_capacity(verified.len());
     for (event, admission, reply) in verified {
-        if event.record().kind().class() == KindClass::Ephemeral {
+        if matches!(event.record().kind(), Kind::JOIN_REQUEST | Kind::LEAVE_REQUEST) {
+            // A record that was encoded a moment ago can be decoded.
+            if let Some(event) = event.record().to_event() {
+                membership::request(core, &event, admission, reply);
+            }
+        } else if event.record().kind().class() == KindClass::Ephemeral {
             publish_ephemeral(core, event, admission, reply);
         } else {
             storable.push(Storable { event, admission, reply });

@@ -11,7 +11,7 @@ use crossbeam_channel::Receiver;
 use super::live_event::LiveEvent;
 use super::outcome::{Outcome, Reply};
 use super::queue::{Batch, Done, Storable, ToWriter};
-use super::{Core, limits, live};
+use super::{Core, limits, live, membership};
 use crate::nostr::EventId;
 use crate::store::{self, Applied, Prepared, StoreError};
 
@@ -69,7 +69,7 @@ fn turn(core: &Core, first: ToWriter, queue: &Receiver<ToWriter>) -> (Option<ToW
                 incoming.extend(events);
             }
             ToWriter::Remove { ids, done } => removals.push((ids, done)),
-            ToWriter::Lists { changes, done } => lists.push((changes, done)),
+            ToWriter::Lists { task, done } => lists.push((task, done)),
             ToWriter::Sweep => sweep = true,
             ToWriter::Probe => probe = true,
             ToWriter::Ping(done) => pings.push(done),
@@ -94,10 +94,10 @@ fn turn(core: &Core, first: ToWriter, queue: &Receiver<ToWriter>) -> (Option<ToW
         note_failure(core, removed.as_ref().err());
         let _ = done.send(removed);
     }
-    for (changes, done) in lists {
-        let changed = core.store.change_lists(&changes).and_then(|()| core.moderation.refresh(&core.store));
-        note_failure(core, changed.as_ref().err());
-        let _ = done.send(changed);
+    for (task, done) in lists {
+        let answer = membership::run(core, task);
+        note_failure(core, answer.as_ref().err());
+        done(answer);
     }
     if sweep {
         let now = core.settings.expiry_time();

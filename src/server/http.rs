@@ -85,7 +85,7 @@ impl Site {
         let landing = Landing::new(config);
         Ok(Site {
             config: config.clone(),
-            document: Mutex::new((0, nip11::document(config, &Lists::default())?.into())),
+            document: Mutex::new((0, nip11::document(config, &Lists::default(), None)?.into())),
             relay: None,
             manage: None,
             content_security_policy: HeaderValue::from_str(&landing.content_security_policy)?,
@@ -100,15 +100,17 @@ impl Site {
     /// The site of this relay: what is changed while it runs shows, and its administrators can change it.
     pub(super) fn of(self, relay: Relay) -> Site {
         let manage = Manage::new(relay.clone(), &self.config.policy.admins);
+        // No version of the lists is this one: the document is made anew.
+        self.document.lock().unwrap_or_else(PoisonError::into_inner).0 = u64::MAX;
         Site { relay: Some(relay), manage, ..self }
     }
 
     /// The information document of this moment.
     fn document(&self) -> Bytes {
         let mut document = self.document.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(lists) = self.relay.as_ref().map(Relay::lists)
+        if let Some((lists, own)) = self.relay.as_ref().map(|relay| (relay.lists(), relay.own_key()))
             && lists.version() != document.0
-            && let Ok(written) = nip11::document(&self.config, &lists)
+            && let Ok(written) = nip11::document(&self.config, &lists, own)
         {
             *document = (lists.version(), written.into());
         }

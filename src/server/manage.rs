@@ -7,7 +7,8 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use crate::nostr::{EventId, PublicKey, http_auth};
-use crate::relay::{Relay, admin};
+use crate::relay::Relay;
+use crate::relay::admin::{self, CallError, Caller};
 
 /// The media type of requests and answers.
 pub(super) const MEDIA_TYPE: &str = "application/nostr+json+rpc";
@@ -42,9 +43,10 @@ impl Manage {
 
     /// Answers a request with its status and JSON. `host` is where the peer reached this relay, see [`Relay::connect`].
     pub(super) async fn answer(&self, authorization: Option<&str>, host: Option<&str>, body: &[u8]) -> (u16, Value) {
-        if let Err((status, why)) = self.authorize(authorization, host, body) {
-            return (status, json!({ "error": why }));
-        }
+        let caller = match self.authorize(authorization, host, body) {
+            Ok(caller) => caller,
+            Err((status, why)) => return (status, json!({ "error": why })),
+        };
         let request: Request = match serde_json::from_slice(body) {
             Ok(request) => request,
             Err(error) => return (200, json!({ "error": format!("this is not a request: {error}") })),
@@ -52,18 +54,20 @@ impl Manage {
         let _turn = self.turn.lock().await;
         let relay = self.relay.clone();
         let call = tokio::task::spawn_blocking(move || {
-            let result = admin::call(&relay, &request.method, &request.params);
+            let result = admin::call_as(&relay, caller, &request.method, &request.params);
             tracing::info!(method = %request.method.escape_debug(), ok = result.is_ok(), "management call");
             result
         });
         match call.await {
             Ok(Ok(result)) => (200, json!({ "result": result })),
-            Ok(Err(error)) => (200, json!({ "error": error })),
+            Ok(Err(error @ CallError::NoRight(_))) => (403, json!({ "error": error.to_string() })),
+            Ok(Err(error)) => (200, json!({ "error": error.to_string() })),
             Err(_) => (500, json!({ "error": "the call came to no end" })),
         }
     }
 
-    fn authorize(&self, header: Option<&str>, host: Option<&str>, body: &[u8]) -> Result<(), (u16, &'static str)> {
+    /// Whose call it is. The error is a status and the reason.
+    fn authorize(&self, header: Option<&str>, host: Option<&str>, body: &[u8]) -> Result<Caller, (u16, &'static str)> {
         let settings = self.relay.settings();
         let now = settings.clock.now();
         // The relay's address in either scheme: clients know it as wss://, HTTP as https:// (N98-04).
@@ -73,9 +77,13 @@ impl Manage {
         };
         let header = header.ok_or((401, "an Authorization header is needed (NIP-98)"))?;
         let event = http_auth::check(header, "POST", is_own, body, now).map_err(|why| (401, why))?;
-        if !self.admins.contains(&event.pubkey) {
-            return Err((403, "this key does not manage this relay"));
-        }
+        let caller = match self.admins.contains(&event.pubkey) {
+            true => Caller::Administrator,
+            false if self.relay.lists().assigned(&event.pubkey).is_empty() => {
+                return Err((403, "this key does not manage this relay"));
+            }
+            false => Caller::Key(event.pubkey),
+        };
         let mut used = self.used.lock().unwrap_or_else(PoisonError::into_inner);
         while used.front().is_some_and(|(_, until)| *until < now) {
             used.pop_front();
@@ -84,6 +92,6 @@ impl Manage {
             return Err((401, "this authorisation was used before"));
         }
         used.push_back((event.id, now + 2 * http_auth::WINDOW));
-        Ok(())
+        Ok(caller)
     }
 }

@@ -3,6 +3,7 @@
 use serde::Serialize;
 
 use crate::config::Config;
+use crate::nostr::PublicKey;
 use crate::relay::policy::moderation::Lists;
 
 /// Where the source lives. NIP-11 wants an address.
@@ -26,6 +27,7 @@ pub(super) fn supported_nips(config: &Config) -> Vec<u16> {
         (17, policy.auth && policy.guard_private),
         (40, policy.expiration),
         (42, policy.auth),
+        (43, config.membership.enabled),
         (45, policy.count),
         (59, policy.auth && policy.guard_private),
         (62, policy.requests_to_vanish),
@@ -49,6 +51,9 @@ struct Document<'a> {
     icon: &'a str,
     #[serde(skip_serializing_if = "Option::is_none")]
     pubkey: Option<String>,
+    /// The relay's own key.
+    #[serde(rename = "self", skip_serializing_if = "Option::is_none")]
+    own: Option<String>,
     #[serde(skip_serializing_if = "str::is_empty")]
     contact: &'a str,
     supported_nips: Vec<u16>,
@@ -82,7 +87,8 @@ struct Limitation {
 }
 
 /// Writes the document as JSON. What was changed while the relay ran counts more than the configuration.
-pub(super) fn document(config: &Config, lists: &Lists) -> Result<Vec<u8>, serde_json::Error> {
+/// `own` is the relay's own key, if it has one.
+pub(super) fn document(config: &Config, lists: &Lists, own: Option<PublicKey>) -> Result<Vec<u8>, serde_json::Error> {
     let info = &config.info;
     let limits = &config.limits;
     serde_json::to_vec(&Document {
@@ -91,6 +97,7 @@ pub(super) fn document(config: &Config, lists: &Lists) -> Result<Vec<u8>, serde_
         banner: &info.banner,
         icon: lists.text("icon").unwrap_or(&info.icon),
         pubkey: info.pubkey.map(|key| key.to_string()),
+        own: own.map(|key| key.to_string()),
         contact: &info.contact,
         supported_nips: supported_nips(config),
         software: SOFTWARE,
@@ -106,7 +113,7 @@ pub(super) fn document(config: &Config, lists: &Lists) -> Result<Vec<u8>, serde_
             max_event_tags: limits.max_event_tags,
             max_content_length: limits.max_content_length,
             min_pow_difficulty: config.policy.min_pow_difficulty,
-            auth_required: false,
+            auth_required: lists.gate().is_closed(),
             payment_required: false,
             restricted_writes: config.policy.min_pow_difficulty > 0 || lists.restrict_writes(),
             created_at_lower_limit: switched_on(limits.created_at_lower_limit),
@@ -127,7 +134,7 @@ mod tests {
     use super::*;
 
     fn written(config: &Config) -> Value {
-        serde_json::from_slice(&document(config, &Lists::default()).unwrap()).unwrap()
+        serde_json::from_slice(&document(config, &Lists::default(), None).unwrap()).unwrap()
     }
 
     #[test]

@@ -446,7 +446,7 @@ impl Peer {
         let id = event.id;
         client.publish(event, admission, move |outcome: Outcome| {
             // What was not its author's, or was nothing new, does not count.
-            if !matches!(outcome, Outcome::Stored | Outcome::Delivered | Outcome::Unheard) {
+            if !matches!(outcome, Outcome::Stored | Outcome::Delivered | Outcome::Unheard | Outcome::Granted(_)) {
                 charge.take_back();
             }
             relay.figures().sent.add(Verb::Ok, 1);

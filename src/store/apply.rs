@@ -17,6 +17,7 @@ use super::keys::{self, Index, Posting, SEQ_END, Seq, Short};
 use super::pending::Pending;
 use super::prepare::{Prepared, address_stem};
 use super::record::Record;
+use super::schema::Tables;
 use super::statistics::Tally;
 use super::{Store, StoreError, damaged_key, find_id, get_record, next_seq, tombstone, write_next_seq};
 use crate::nostr::{Event, EventFields, EventId, Kind, KindClass, PublicKey, TagRef};
@@ -73,6 +74,8 @@ pub struct Batch<'s> {
     remembers_vanished: bool,
     /// Something was removed.
     removed: bool,
+    /// A list of the operator's was changed, see `lists`.
+    lists_changed: bool,
     removed_again: HashSet<Seq>,
     tally: Tally,
 }
@@ -99,6 +102,7 @@ impl<'s> Batch<'s> {
             remembers,
             remembers_vanished,
             removed: false,
+            lists_changed: false,
             removed_again: HashSet::new(),
             tally,
         })
@@ -225,13 +229,37 @@ impl<'s> Batch<'s> {
 
     /// Writes everything to disk and releases the write lock. On return it will survive a power cut.
     pub fn commit(mut self) -> Result<(), StoreError> {
-        if self.next_seq == self.first_seq && !self.removed {
+        if self.next_seq == self.first_seq && !self.removed && !self.lists_changed {
             return Ok(());
         }
         self.write_pending()?;
         write_next_seq(self.store.tables(), &mut self.txn, self.next_seq)?;
         self.tally.write(self.store, &mut self.txn, self.next_seq)?;
         self.store.commit(self.txn)
+    }
+
+    /// The stored version of a replaceable or addressable event, whichever is newest; `identifier` is the value of its `d` tag.
+    pub fn current(&self, kind: Kind, author: &PublicKey, identifier: &str) -> Result<Option<Event>, StoreError> {
+        let Some(stem) = address_stem(self.store.hasher(), kind, author, || identifier) else { return Ok(None) };
+        let Some((seq, ..)) = self.current_version(stem, kind, author, identifier)? else { return Ok(None) };
+        Ok(get_record(self.store, &self.txn, seq)?.and_then(|record| record.to_event()))
+    }
+
+    pub(super) fn tables(&self) -> &Tables {
+        self.store.tables()
+    }
+
+    pub(super) fn txn(&self) -> &RwTxn<'s> {
+        &self.txn
+    }
+
+    pub(super) fn txn_mut(&mut self) -> &mut RwTxn<'s> {
+        &mut self.txn
+    }
+
+    /// Notes that a list was changed; whether one was before.
+    pub(super) fn note_list_change(&mut self) -> bool {
+        std::mem::replace(&mut self.lists_changed, true)
     }
 
     fn find(&self, id: &EventId) -> Result<Option<(Seq, Record<'_>)>, StoreError> {

@@ -5,6 +5,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::apply::Batch;
 use super::{Store, StoreError, read_meta, write_meta};
 
 /// One of the lists. The number is its place in the keys.
@@ -27,6 +28,12 @@ pub enum List {
     Texts = 7,
     /// IP addresses (4 or 16 bytes) that may not connect.
     BlockedAddresses = 8,
+    /// Invite codes that may still be used, by their text.
+    Invites = 9,
+    /// Roles that members can have, by their ids.
+    Roles = 10,
+    /// Public keys that may call some methods of the management API.
+    Assignees = 11,
 }
 
 /// What is known of an item.
@@ -36,6 +43,9 @@ pub struct Entry {
     pub reason: String,
     /// Since when, in unix seconds.
     pub since: u64,
+    /// What else this list keeps of an item, written by whoever keeps the list; mostly empty.
+    #[serde(default)]
+    pub detail: String,
 }
 
 /// A change to a list.
@@ -63,11 +73,15 @@ impl Store {
         let mut items = Vec::new();
         for entry in self.tables().lists.range(&txn, &range)?.take(limit) {
             let (key, value) = entry?;
-            let entry = rmp_serde::from_slice(value)
-                .map_err(|e| StoreError::Damaged(format!("an entry of table lists cannot be read: {e}")))?;
-            items.push((key[1..].to_vec(), entry));
+            items.push((key[1..].to_vec(), read(value)?));
         }
         Ok(items)
+    }
+
+    /// What is known of an item; `None` when it does not stand on the list.
+    pub fn list_entry(&self, list: List, item: &[u8]) -> Result<Option<Entry>, StoreError> {
+        let txn = self.read()?;
+        self.tables().lists.get(&txn, &key(list, item))?.map(read).transpose()
     }
 
     /// A number that every change to a list raises.
@@ -75,27 +89,48 @@ impl Store {
         let txn = self.read()?;
         Ok(read_meta(self.tables(), &txn, VERSION)?.unwrap_or(0))
     }
+}
 
-    /// Makes all of the changes or none, in a transaction of its own. On return they are on disk.
-    pub fn change_lists(&self, changes: &[Change]) -> Result<(), StoreError> {
-        let mut txn = self.env().write_txn()?;
-        let lists = self.tables().lists;
-        for change in changes {
-            match change {
-                Change::Put(list, item, entry) => {
-                    let value =
-                        rmp_serde::to_vec(entry).map_err(|e| StoreError::Damaged(format!("a list's entry: {e}")))?;
-                    lists.put(&mut txn, &key(*list, item), &value)?;
-                }
-                Change::Remove(list, item) => {
-                    lists.delete(&mut txn, &key(*list, item))?;
-                }
+impl Batch<'_> {
+    /// What is known of an item, this batch's own changes included; `None` when it does not stand on the list.
+    pub fn list_entry(&self, list: List, item: &[u8]) -> Result<Option<Entry>, StoreError> {
+        self.tables().lists.get(self.txn(), &key(list, item))?.map(read).transpose()
+    }
+
+    /// All items of a list, in the order of their bytes.
+    pub fn list(&self, list: List) -> Result<Vec<(Vec<u8>, Entry)>, StoreError> {
+        let mut items = Vec::new();
+        for entry in self.tables().lists.prefix_iter(self.txn(), &[list as u8])? {
+            let (key, value) = entry?;
+            items.push((key[1..].to_vec(), read(value)?));
+        }
+        Ok(items)
+    }
+
+    /// Makes a change to a list. On disk it is after the commit, together with all else.
+    pub fn change_list(&mut self, change: &Change) -> Result<(), StoreError> {
+        let tables = *self.tables();
+        if !self.note_list_change() {
+            let version: u64 = read_meta(&tables, self.txn(), VERSION)?.unwrap_or(0);
+            write_meta(&tables, self.txn_mut(), VERSION, &(version + 1))?;
+        }
+        match change {
+            Change::Put(list, item, entry) => {
+                let value =
+                    rmp_serde::to_vec(entry).map_err(|e| StoreError::Damaged(format!("a list's entry: {e}")))?;
+                tables.lists.put(self.txn_mut(), &key(*list, item), &value)?;
+            }
+            Change::Remove(list, item) => {
+                tables.lists.delete(self.txn_mut(), &key(*list, item))?;
             }
         }
-        let version: u64 = read_meta(self.tables(), &txn, VERSION)?.unwrap_or(0);
-        write_meta(self.tables(), &mut txn, VERSION, &(version + 1))?;
-        self.commit(txn)
+        Ok(())
     }
+}
+
+fn read(value: &[u8]) -> Result<Entry, StoreError> {
+    rmp_serde::from_slice(value)
+        .map_err(|e| StoreError::Damaged(format!("an entry of table lists cannot be read: {e}")))
 }
 
 fn key(list: List, item: &[u8]) -> Vec<u8> {
@@ -110,19 +145,22 @@ mod tests {
     fn lists_keep_what_they_are_given_and_are_read_page_by_page() {
         let folder = tempfile::tempdir().unwrap();
         let store = Store::open(folder.path(), 1 << 30).unwrap();
-        let entry = |reason: &str| Entry { reason: reason.into(), since: 7 };
+        let entry = |reason: &str| Entry { reason: reason.into(), since: 7, detail: String::new() };
+        let change = |changes: &[Change]| {
+            let mut batch = store.batch(0).unwrap();
+            changes.iter().for_each(|change| batch.change_list(change).unwrap());
+            batch.commit().unwrap();
+        };
         assert_eq!(store.lists_version().unwrap(), 0);
         let changes: Vec<Change> =
             (0u8..10).map(|n| Change::Put(List::BannedKeys, vec![n; 32], entry(&n.to_string()))).collect();
-        store.change_lists(&changes).unwrap();
-        store.change_lists(&[Change::Put(List::AllowedKeys, vec![255; 32], entry("other"))]).unwrap();
-        store
-            .change_lists(&[
-                Change::Remove(List::BannedKeys, vec![3; 32]),
-                Change::Remove(List::BannedKeys, vec![99; 32]),
-                Change::Put(List::BannedKeys, vec![4; 32], entry("again")),
-            ])
-            .unwrap();
+        change(&changes);
+        change(&[Change::Put(List::AllowedKeys, vec![255; 32], entry("other"))]);
+        change(&[
+            Change::Remove(List::BannedKeys, vec![3; 32]),
+            Change::Remove(List::BannedKeys, vec![99; 32]),
+            Change::Put(List::BannedKeys, vec![4; 32], entry("again")),
+        ]);
         assert_eq!(store.lists_version().unwrap(), 3);
         let mut seen = Vec::new();
         loop {
@@ -138,5 +176,21 @@ mod tests {
         assert_eq!(seen.iter().map(|(item, _)| item[0]).collect::<Vec<_>>(), expected);
         assert_eq!(seen[3].1, entry("again"));
         assert_eq!(store.list(List::AllowedKeys, None, 9).unwrap(), [(vec![255; 32], entry("other"))]);
+    }
+    #[test]
+    fn an_entry_of_an_older_version_is_read_and_a_batch_sees_its_own_changes() {
+        let older = rmp_serde::to_vec(&("why", 7u64)).unwrap();
+        assert_eq!(read(&older).unwrap(), Entry { reason: "why".into(), since: 7, detail: String::new() });
+        let folder = tempfile::tempdir().unwrap();
+        let store = Store::open(folder.path(), 1 << 30).unwrap();
+        let item = || b"code".to_vec();
+        let entry = Entry { detail: "{}".into(), ..Entry::default() };
+        let mut batch = store.batch(0).unwrap();
+        batch.change_list(&Change::Put(List::Invites, item(), entry.clone())).unwrap();
+        assert_eq!(batch.list_entry(List::Invites, &item()).unwrap(), Some(entry.clone()));
+        assert_eq!(batch.list(List::Invites).unwrap(), [(item(), entry.clone())]);
+        assert_eq!(batch.list(List::Roles).unwrap(), []);
+        drop(batch);
+        assert_eq!((store.list_entry(List::Invites, &item()).unwrap(), store.lists_version().unwrap()), (None, 0));
     }
 }

@@ -62,7 +62,12 @@ fn a_hangup_ends_a_relay_with_a_terminal_and_no_other() {
 fn the_readme_names_the_nips_that_the_relay_advertises() {
     let place = Place::new();
     // What has to be switched on.
-    place.write("ratite.toml", format!("[policy]\nmin_pow_difficulty = 1\nadmins = [\"{}\"]\n", "ab".repeat(32)));
+    let key = "ab".repeat(32);
+    let switches = format!(
+        "[policy]\nmin_pow_difficulty = 1\neose_hints = true\nadmins = [\"{key}\"]\n\
+         [info]\nnames = [\"a={key}\"]\n[membership]\nenabled = true\n"
+    );
+    place.write("ratite.toml", switches);
     let running = Running::start(&place, &[]);
     let answer = answer(&running, "GET / HTTP/1.1\r\nAccept: application/nostr+json");
     let document: Value = serde_json::from_str(answer.split_once("\r\n\r\n").unwrap().1).unwrap();

@@ -5,6 +5,7 @@ mod auth;
 mod count;
 mod end;
 mod manage;
+mod members;
 mod nip01;
 mod private;
 mod publish;
@@ -67,6 +68,7 @@ const SECTIONS: &[(&str, u32)] = &[
     ("n59_", 6),
     ("n40_", 8),
     ("n42_", 16),
+    ("n43_", 11),
     ("n45_", 7),
     ("hll_", 9),
     ("n62_", 12),
@@ -82,7 +84,6 @@ const WITHOUT: &[(&str, &str)] = &[
     ("n05_02", "a relay may take only events of those whose names it can verify; this one has no such policy"),
     ("n67_04", "what would include all events of the boundary second; a limit is a limit here"),
     ("n86_04", "methods beside the NIP's: they are listed like the others"),
-    ("n86_08", "roles belong to relay membership (NIP-43), which is not there yet"),
     ("n11_15", "fees: a relay that takes no payments says nothing of them"),
     ("n17_13", "what is inside a gift wrap is invisible to a relay"),
     ("n59_03", "a relay may refuse gift wraps as a whole; this one has no such switch"),

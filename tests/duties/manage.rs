@@ -46,6 +46,14 @@ fn post(relay: &TestRelay, headers: &str, body: &str) -> (u16, String, Value) {
     (status, head.to_ascii_lowercase(), serde_json::from_str(body).unwrap_or(Value::Null))
 }
 
+/// A call as this author; the status and what is answered.
+fn call_as(relay: &TestRelay, author: u8, method: &str, params: Value) -> (u16, Value) {
+    let body = json!({"method": method, "params": params}).to_string();
+    let salt = format!("{method} {params} {author}");
+    let (status, _, answer) = post(relay, &header(&token(author, now(), "https://relay.test/", &body, &salt)), &body);
+    (status, answer)
+}
+
 /// A good call, which is answered with 200.
 fn call(relay: &TestRelay, method: &str, params: Value) -> Value {
     use std::sync::atomic::{AtomicU64, Ordering};
@@ -147,6 +155,68 @@ fn n86_01_n86_03_n86_05_h231_h233_h234_calls_are_checked_and_wrong_ones_change_n
     }
     let long = "x".repeat(70_000);
     assert_eq!(post(&relay, "", &long).0, 413);
+}
+
+#[test]
+fn n86_03_n86_06_each_caller_may_what_was_assigned_and_is_told_just_that() {
+    let relay = managed(|_| {});
+    const HELPER: u8 = 5;
+    assert_eq!(call_as(&relay, HELPER, "supportedmethods", json!([])).0, 403, "a stranger");
+    for method in ["banevent", "listbannedevents", "banevent"] {
+        let answer = call(&relay, "assignmethod", json!([pubkey(HELPER), method]));
+        assert_eq!(answer["result"][0], true, "{answer}");
+    }
+    for method in ["nosuchmethod", "assignmethod", "unassignmethod", "listmethodassignees", "createinvite"] {
+        let answer = call(&relay, "assignmethod", json!([pubkey(HELPER), method]));
+        assert!(answer["result"][0] == false && answer["result"][1].is_string(), "{method}: {answer}");
+    }
+    let methods = json!(["banevent", "listbannedevents"]);
+    assert_eq!(
+        call(&relay, "listmethodassignees", json!([]))["result"],
+        json!([{"pubkey": pubkey(HELPER), "methods": methods}])
+    );
+    let (status, told) = call_as(&relay, HELPER, "supportedmethods", json!([]));
+    assert_eq!((status, &told["result"]), (200, &methods));
+    let spam = event(1, 1, "spam");
+    assert!(publish(&mut relay.connect(), &spam).0);
+    assert_eq!(call_as(&relay, HELPER, "banevent", json!([id(&spam)])), (200, json!({"result": true})));
+    assert!(ask(&mut relay.connect(), "q", "{}").is_empty());
+    // An administrator may more than is told to anybody else, and nobody may give himself more.
+    let all = call(&relay, "supportedmethods", json!([]));
+    assert!(all["result"].as_array().expect("a list").len() > 20, "{all}");
+    assert!(!all.to_string().contains("createinvite"), "without members there is nobody to invite: {all}");
+    for (method, params) in [
+        ("banpubkey", json!([pubkey(1)])),
+        ("assignmethod", json!([pubkey(HELPER), "banpubkey"])),
+        ("nosuchmethod", json!([])),
+        ("listmethodassignees", json!([])),
+    ] {
+        let (status, answer) = call_as(&relay, HELPER, method, params);
+        assert!(status == 403 && answer["error"].is_string(), "{method}: {status} {answer}");
+    }
+    for method in ["banevent", "listbannedevents"] {
+        assert_eq!(call(&relay, "unassignmethod", json!([pubkey(HELPER), method]))["result"][0], true);
+    }
+    assert_eq!(call_as(&relay, HELPER, "listbannedevents", json!([])).0, 403);
+    assert_eq!(call(&relay, "listmethodassignees", json!([]))["result"], json!([]));
+}
+
+#[test]
+fn n86_03_what_was_banned_or_allowed_is_taken_off_its_list_without_going_to_the_other() {
+    let relay = managed(|_| {});
+    let bad = event(1, 1, "bad");
+    done(&call(&relay, "banevent", json!([id(&bad), "illegal"])));
+    done(&call(&relay, "unbanevent", json!([id(&bad)])));
+    assert!(publish(&mut relay.connect(), &bad).0);
+    done(&call(&relay, "allowevent", json!([id(&bad)])));
+    done(&call(&relay, "unallowevent", json!([id(&bad)])));
+    done(&call(&relay, "banpubkey", json!([pubkey(1)])));
+    done(&call(&relay, "unbanpubkey", json!([pubkey(1)])));
+    done(&call(&relay, "allowpubkey", json!([pubkey(1)])));
+    done(&call(&relay, "unallowpubkey", json!([pubkey(1)])));
+    for list in ["listbannedevents", "listallowedevents", "listbannedpubkeys", "listallowedpubkeys"] {
+        assert_eq!(call(&relay, list, json!([]))["result"], json!([]), "{list}");
+    }
 }
 
 #[test]
@@ -292,6 +362,11 @@ fn n86_03_lists_are_read_page_by_page() {
         after = vec![json!(seen.last().expect("some"))];
     }
     assert_eq!(seen, keys);
+    for kind in [1, 7, 300] {
+        done(&call(&relay, "allowkind", json!([kind])));
+    }
+    assert_eq!(call(&relay, "listallowedkinds", json!([2]))["result"], json!([1, 7]));
+    assert_eq!(call(&relay, "listallowedkinds", json!([2, 7]))["result"], json!([300]));
 }
 
 #[test]
@@ -322,6 +397,11 @@ fn n56_01_n86_03_reported_events_wait_for_a_decision_and_nothing_is_moderated_by
     open.sort();
     assert_eq!(open, both);
     assert_eq!(ask(&mut socket, "q", "{\"kinds\":[1]}").len(), 2, "still there");
+    let first = call(&relay, "listeventsneedingmoderation", json!([1]));
+    assert_eq!((first["result"].as_array().map(Vec::len), &first["result"][0]["reason"]), (Some(1), &json!("spam")));
+    let rest = call(&relay, "listeventsneedingmoderation", json!([10, first["result"][0]["id"]]));
+    assert_eq!(rest["result"].as_array().map(Vec::len), Some(1), "{rest}");
+    assert_ne!(rest["result"][0]["id"], first["result"][0]["id"]);
     done(&call(&relay, "allowevent", json!([id(&one)])));
     done(&call(&relay, "banevent", json!([id(&two)])));
     assert!(waiting().is_empty());

@@ -86,6 +86,15 @@ const SWITCHES: &[Switch] = &[
         },
     },
     Switch {
+        nips: &[43],
+        set: |config, on| config.membership.enabled = on,
+        shows: |relay, on| {
+            let (ok, words) = publish(&mut relay.connect(), &event(1, 1, "from one who is no member"));
+            assert!(ok != on && (ok || words.starts_with("restricted:")), "{words}");
+            assert_eq!(document(relay).get("self").is_some(), on);
+        },
+    },
+    Switch {
         nips: &[45],
         set: |config, on| config.policy.count = on,
         shows: |relay, on| {

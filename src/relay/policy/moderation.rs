@@ -2,11 +2,13 @@
 //!
 //! The lists lie in the database; here stands a copy of them that is replaced as a whole when they change, by whichever process.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
+use super::membership::Gate;
+use super::viewer::Viewer;
 use crate::nostr::{Event, EventFields, EventId, Kind, PublicKey, TagName, TagRef};
 use crate::relay::lock;
 use crate::store::{Entry, List, Store, StoreError};
@@ -17,6 +19,7 @@ type Watcher = Box<dyn Fn(&Lists) + Send + Sync>;
 /// The lists in force.
 #[derive(Default)]
 pub struct Moderation {
+    gate: Arc<Gate>,
     lists: RwLock<Arc<Lists>>,
     watchers: Mutex<Vec<Watcher>>,
     /// Some key is banned: what is shown has to be looked at.
@@ -27,31 +30,40 @@ pub struct Moderation {
 #[derive(Debug, Default)]
 pub struct Lists {
     version: u64,
+    gate: Arc<Gate>,
     banned_keys: HashSet<PublicKey>,
     allowed_keys: HashSet<PublicKey>,
     banned_events: HashSet<EventId>,
     banned_kinds: HashSet<Kind>,
     allowed_kinds: HashSet<Kind>,
     blocked_addresses: HashSet<IpAddr>,
+    assignees: HashMap<PublicKey, Vec<String>>,
     texts: Vec<(String, String)>,
 }
 
 impl Moderation {
     /// The lists of a database.
-    pub fn load(store: &Store) -> Result<Moderation, StoreError> {
-        let moderation = Moderation::default();
+    pub fn load(store: &Store, gate: Gate) -> Result<Moderation, StoreError> {
+        let gate = Arc::new(gate);
+        let lists = Lists { gate: gate.clone(), ..Lists::default() };
+        let moderation = Moderation { gate, lists: RwLock::new(lists.into()), ..Moderation::default() };
         moderation.refresh(store)?;
         Ok(moderation)
     }
 
-    /// Reads the lists again if they have changed.
-    pub fn refresh(&self, store: &Store) -> Result<(), StoreError> {
+    /// What membership means here.
+    pub fn gate(&self) -> &Gate {
+        &self.gate
+    }
+
+    /// Reads the lists again if they have changed; whether they had.
+    pub fn refresh(&self, store: &Store) -> Result<bool, StoreError> {
         // Read before the lists: a change in between is noticed the next time.
         let version = store.lists_version()?;
         if version == self.lists().version {
-            return Ok(());
+            return Ok(false);
         }
-        let lists = Arc::new(Lists::load(store, version)?);
+        let lists = Arc::new(Lists::load(store, version, self.gate.clone())?);
         let mut current = self.lists.write().unwrap_or_else(PoisonError::into_inner);
         self.hides.store(!lists.banned_keys.is_empty(), Relaxed);
         *current = lists.clone();
@@ -59,7 +71,7 @@ impl Moderation {
         for watcher in &*lock(&self.watchers) {
             watcher(&lists);
         }
-        Ok(())
+        Ok(true)
     }
 
     /// Has `watcher` called now and whenever the lists have changed. It must not block.
@@ -91,7 +103,7 @@ impl Moderation {
 }
 
 impl Lists {
-    fn load(store: &Store, version: u64) -> Result<Lists, StoreError> {
+    fn load(store: &Store, version: u64, gate: Arc<Gate>) -> Result<Lists, StoreError> {
         fn set<T: Eq + std::hash::Hash, const N: usize>(
             store: &Store,
             list: List,
@@ -105,17 +117,23 @@ impl Lists {
         for (item, _) in store.list(List::BlockedAddresses, None, usize::MAX)? {
             blocked_addresses.extend(address_of(&item));
         }
+        let assignees = store.list(List::Assignees, None, usize::MAX)?;
+        let assignees = assignees
+            .iter()
+            .filter_map(|(key, entry)| Some((PublicKey(key.as_slice().try_into().ok()?), names(entry))));
         let texts = store.list(List::Texts, None, usize::MAX)?;
         let texts =
             texts.into_iter().filter_map(|(name, Entry { reason, .. })| Some((String::from_utf8(name).ok()?, reason)));
         Ok(Lists {
             version,
+            gate,
             banned_keys: set(store, List::BannedKeys, PublicKey)?,
             allowed_keys: set(store, List::AllowedKeys, PublicKey)?,
             banned_events: set(store, List::BannedEvents, EventId)?,
             banned_kinds: set(store, List::BannedKinds, kind)?,
             allowed_kinds: set(store, List::AllowedKinds, kind)?,
             blocked_addresses,
+            assignees: assignees.collect(),
             texts: texts.collect(),
         })
     }
@@ -125,14 +143,34 @@ impl Lists {
         self.version
     }
 
+    /// What membership means here.
+    pub fn gate(&self) -> &Gate {
+        &self.gate
+    }
+
+    /// Whether this key belongs to a relay that has members.
+    pub fn is_member(&self, key: &PublicKey) -> bool {
+        self.gate.enabled && (self.allowed_keys.contains(key) || self.gate.is_insider(key))
+    }
+
     /// Whether writers must be on a list, or kinds (N11-13).
     pub fn restrict_writes(&self) -> bool {
-        !self.allowed_keys.is_empty() || !self.allowed_kinds.is_empty()
+        self.restrict_authors() || !self.allowed_kinds.is_empty()
+    }
+
+    /// Whether not everybody may publish.
+    fn restrict_authors(&self) -> bool {
+        if self.gate.enabled { self.gate.restricts_writes } else { !self.allowed_keys.is_empty() }
     }
 
     /// The addresses that may not connect.
     pub fn blocked_addresses(&self) -> &HashSet<IpAddr> {
         &self.blocked_addresses
+    }
+
+    /// The methods of the management API that were assigned to this key.
+    pub fn assigned(&self, key: &PublicKey) -> &[String] {
+        self.assignees.get(key).map_or(&[], Vec::as_slice)
     }
 
     /// The text that takes the place of a configured one (`name`, `description`, `icon`).
@@ -151,30 +189,41 @@ impl Lists {
         Ok(())
     }
 
-    /// What a stranger's event may not break as well.
-    pub fn check_stranger(&self, event: &Event) -> Result<(), String> {
+    /// What a stranger's event may not break as well; `viewer` is `None` when it comes from no connection.
+    pub fn check_stranger(&self, event: &Event, viewer: Option<&Viewer>) -> Result<(), String> {
         if event.kind == Kind::VANISH {
             return Ok(());
+        }
+        // Where nothing is to be read, the answer to an event would tell whether it is stored.
+        if let (true, Some(viewer)) = (self.gate.is_closed(), viewer) {
+            viewer.check_member("publish")?;
         }
         let allowed_kind = self.allowed_kinds.is_empty() || self.allowed_kinds.contains(&event.kind);
         if !allowed_kind || self.banned_kinds.contains(&event.kind) {
             return Err(format!("blocked: kind {} is not taken here", event.kind));
         }
-        if self.allowed_keys.is_empty() || self.allowed_keys.contains(&event.pubkey) {
+        let may_publish = |key: &PublicKey| self.allowed_keys.contains(key) || self.is_member(key);
+        if !self.restrict_authors() || may_publish(&event.pubkey) {
             return Ok(());
         }
         // A gift wrap is signed by nobody; it is for somebody (N17-09).
         let for_somebody = event.kind == Kind::GIFT_WRAP || event.kind == Kind::EPHEMERAL_GIFT_WRAP;
         let mut recipients = event.tags.iter().filter_map(|tag| tag.indexed());
         let is_allowed = |(name, value): (TagName, TagRef<'_>)| match value {
-            TagRef::Hex(key) => name == TagName::P && self.allowed_keys.contains(&PublicKey(key)),
+            TagRef::Hex(key) => name == TagName::P && may_publish(&PublicKey(key)),
             TagRef::Text(_) => false,
         };
         match for_somebody && recipients.any(is_allowed) {
             true => Ok(()),
+            false if self.gate.enabled => Err("restricted: only members may publish here".into()),
             false => Err("blocked: this author is not one of those who may publish here".into()),
         }
     }
+}
+
+/// The names that a list keeps of an item: the roles of a member, the methods of an assignee.
+pub fn names(entry: &Entry) -> Vec<String> {
+    serde_json::from_str(&entry.detail).unwrap_or_default()
 }
 
 /// An address as it stands in the list.

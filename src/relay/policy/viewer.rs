@@ -91,10 +91,26 @@ impl Viewer {
         lock(&self.proved).keys.iter().any(|key| !self.moderation.is_banned(key))
     }
 
-    /// Whether this connection may learn of the event: the guard of private kinds (N17-01, N17-03), and of what banned keys
-    /// left here.
+    /// The first of the proved keys that belongs to a relay with members (NIP-43).
+    pub fn member(&self) -> Option<PublicKey> {
+        let lists = self.moderation.lists();
+        let is_member = |key: &&PublicKey| lists.is_member(key) && !self.moderation.is_banned(key);
+        lock(&self.proved).keys.iter().find(is_member).copied()
+    }
+
+    /// Refuses what only members may do; the error is the reason of a CLOSED, or the text of an OK.
+    pub fn check_member(&self, what: &str) -> Result<(), String> {
+        match self.member() {
+            Some(_) => Ok(()),
+            None if self.is_somebody() => Err(format!("restricted: only members may {what} here")),
+            None => Err(format!("auth-required: only members may {what} here; authenticate first")),
+        }
+    }
+
+    /// Whether this connection may learn of the event: the guard of private kinds (N17-01, N17-03), of what banned keys
+    /// left here, and of all that is for members only.
     pub fn may_see(&self, event: &impl EventFields) -> bool {
-        if self.moderation.hides(event) {
+        if self.moderation.hides(event) || self.moderation.gate().restricts_reads && self.member().is_none() {
             return false;
         }
         let audience = event.kind().audience();

@@ -148,8 +148,8 @@ impl Drop for Output {
 /// promises to keep would be gone with it.
 pub(super) fn spare_databases(path: &Path) -> Result<(), Failure> {
     let name = path.file_name().unwrap_or_default().to_string_lossy();
-    let is_of_a_database =
-        matches!(&*name, "data.mdb" | "lock.mdb" | "relay.key") || (name.starts_with("relay-") && name.ends_with(".lock"));
+    let is_of_a_database = matches!(&*name, "data.mdb" | "lock.mdb" | "relay.key")
+        || (name.starts_with("relay-") && name.ends_with(".lock"));
     let beside = |path: &Path| path.with_file_name("lock.mdb").exists();
     // Certificates and their keys lie in a folder of their own.
     let is_of_tls = path.ancestors().skip(1).any(|folder| folder.file_name() == Some("tls".as_ref()) && beside(folder));

@@ -185,6 +185,8 @@ pub struct Socket<S = TcpStream> {
     pub stream: S,
     /// What AUTH must repeat; known when the first message after it was heard.
     pub challenge: Option<String>,
+    /// The challenge is heard like any other message.
+    pub shows_auth: bool,
     buffer: Vec<u8>,
     /// When compression was agreed.
     pub inflater: Option<Inflater>,
@@ -271,7 +273,7 @@ impl<S: Read + Write> Socket<S> {
     /// A WebSocket over this stream. Sends these bytes, which begin with the handshake.
     pub fn on(mut stream: S, request: &[u8]) -> Socket<S> {
         stream.write_all(request).unwrap();
-        let mut socket = Socket { stream, challenge: None, buffer: Vec::new(), inflater: None };
+        let mut socket = Socket { stream, challenge: None, shows_auth: false, buffer: Vec::new(), inflater: None };
         let head = loop {
             if let Some(end) = socket.buffer.windows(4).position(|four| four == b"\r\n\r\n") {
                 break socket.buffer.drain(..end + 4).collect::<Vec<u8>>();
@@ -341,7 +343,7 @@ impl<S: Read + Write> Socket<S> {
         }
     }
 
-    /// The first frame in the buffer, once it is complete. The challenge for AUTH is kept and passed over.
+    /// The first frame in the buffer, once it is complete. The challenge for AUTH is kept and, unless it is to be heard, passed over.
     fn parse(&mut self) -> Option<Frame> {
         let bytes = &self.buffer;
         let (&first, &second) = (bytes.first()?, bytes.get(1)?);
@@ -364,7 +366,9 @@ impl<S: Read + Write> Socket<S> {
             let message: Value = serde_json::from_slice(&payload).unwrap();
             let earlier = self.challenge.replace(message[1].as_str().unwrap().to_owned());
             assert_eq!(earlier, None, "one challenge a connection");
-            return self.parse();
+            if !self.shows_auth {
+                return self.parse();
+            }
         }
         Some(Frame { opcode, compressed, payload })
     }

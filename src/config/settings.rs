@@ -109,8 +109,9 @@ settings! {
         /// The address under which clients reach the relay, such as "wss://relay.example.org". Needed when they come
         /// through a proxy or under a name of your own.
         url: String = String::new(), Url(&["wss://", "ws://"]);
-        /// Further addresses under which clients reach it, such as one in Tor. Clients authenticate for one of these or for
-        /// url; while none is set, for the address and port that the relay listens on.
+        /// Further addresses under which clients reach it, such as one in Tor. Clients authenticate for one of these, for url or
+        /// for a name of [tls]; while none is set, for the name that a trusted proxy was asked for, or the address and port that
+        /// the relay listens on. Set url when your proxy answers for any name.
         other_urls: Vec<String> = Vec::new(), Urls(&["wss://", "ws://"]);
         /// Names of people here, each with its key: with "alice=npub1…", alice@ and the relay's host name leads to that key
         /// (NIP-05). The name _ stands for the host alone.

@@ -419,7 +419,7 @@ pub(super) struct Upgraded<S> {
 }
 
 /// Serves the HTTP side of a connection. Gives the stream back when it became a WebSocket.
-/// `host` is where the peer reached us, see [`Relay::connect`]; with `elsewhere` the request is led on to https.
+/// `host` is where the peer reached us if no proxy tells, see [`Relay::connect`]; with `elsewhere` the request is led on to https.
 pub(super) async fn serve<S>(
     stream: S,
     site: &Site,
@@ -446,7 +446,8 @@ where
             // Whatever else is wrong with a call has been answered: it may not come in, or is no proper request.
             Ok::<_, Infallible>(match site.management(&request) {
                 Some(manage) if response.status() == StatusCode::METHOD_NOT_ALLOWED => {
-                    call(manage, request, host).await
+                    let vouched = visitor.lock().unwrap_or_else(PoisonError::into_inner).host();
+                    call(manage, request, vouched.as_deref().or(host)).await
                 }
                 _ => response,
             })

@@ -108,7 +108,7 @@ impl Entrance {
 struct Greeted {
     upgraded: Upgraded<Stream>,
     guest: Guest,
-    /// The address the connection came to, which its peer cannot choose.
+    /// The name that a trusted proxy vouches for, or the address the connection came to, which its peer cannot choose.
     host: Option<Box<str>>,
 }
 
@@ -153,7 +153,9 @@ async fn greet(
         upgraded = greeting => upgraded?,
         _ = stage.wait_for(|stage| *stage == Stage::Closing) => return None,
     };
-    let guest = visitor.into_inner().unwrap_or_else(PoisonError::into_inner).into_guest()?;
+    let visitor = visitor.into_inner().unwrap_or_else(PoisonError::into_inner);
+    let host = visitor.host().or(host);
+    let guest = visitor.into_guest()?;
     Some(Greeted { upgraded, guest, host })
 }
 

@@ -24,6 +24,8 @@ pub(super) struct Visitor {
     doorman: Arc<Doorman>,
     caller: Caller,
     standing: Standing,
+    /// What the relay was called, when a trusted proxy made the request for its client.
+    host: Option<Box<str>>,
     /// There is a place for a session.
     room: bool,
 }
@@ -45,7 +47,7 @@ impl Visitor {
             Origin::InHeaders => Standing::InHeaders,
             Origin::InProtocol => Standing::InProtocol,
         };
-        Visitor { doorman: Arc::clone(doorman), caller, standing, room: true }
+        Visitor { doorman: Arc::clone(doorman), caller, standing, host: None, room: true }
     }
 
     /// Notes whether there is a place for a session.
@@ -79,7 +81,11 @@ impl Visitor {
     pub(super) fn present(&mut self, headers: &HeaderMap) -> Option<Refusal> {
         if matches!(self.standing, Standing::InHeaders) {
             let client = self.doorman.proxies.client(headers);
-            self.identify(client, headers.get(HOST));
+            let host = headers.get(HOST);
+            self.identify(client, host);
+            // A proxy that says for whom it asks was asked under a name that it answers for. Anybody else may call us what he likes.
+            let vouched = host.filter(|_| client.is_some()).and_then(|host| host.to_str().ok());
+            self.host = vouched.map(Into::into);
         }
         match self.standing {
             Standing::Refused(refusal) => Some(refusal),
@@ -102,6 +108,11 @@ impl Visitor {
         }
         tracing::debug!(?address, proxy = ?self.caller, "a proxy's client");
         self.standing = standing(entered);
+    }
+
+    /// The name under which a trusted proxy was asked for the relay, see [`crate::relay::Relay::connect`].
+    pub(super) fn host(&self) -> Option<Box<str>> {
+        self.host.clone()
     }
 
     /// The guest, when it was let in.

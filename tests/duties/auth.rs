@@ -209,6 +209,54 @@ fn n42_15_the_relay_knows_itself_by_its_configuration_or_by_where_it_was_reached
     }
 }
 
+/// Behind a proxy clients know the relay by the proxy's name.
+#[test]
+fn n42_15_n98_04_behind_a_trusted_proxy_the_host_header_counts_unless_an_address_is_configured() {
+    const FORWARDED: &str = "X-Forwarded-For: 203.0.113.9\r\n";
+    for (what, configured, trusted, header, expected) in [
+        ("a proxy's client", false, true, FORWARDED, true),
+        ("the client itself, whatever it calls us", false, true, "", false),
+        ("a client that pretends to be a proxy", false, false, FORWARDED, false),
+        ("an address is configured", true, true, FORWARDED, false),
+    ] {
+        let relay = TestRelay::with(|config| {
+            config.policy.admins = vec![event(77, 1, "").pubkey];
+            if configured {
+                config.info.url = "wss://other.test".into();
+            }
+            if !trusted {
+                config.listen.trusted_proxies = Vec::new();
+            }
+        });
+        let host = format!("Host: Relay.Example\r\n{header}");
+        let handshake = crate::wire::HANDSHAKE.replace("Host: relay\r\n", &host);
+        let mut socket = Socket::shake_hands(relay.address, handshake.as_bytes());
+        let challenge = socket.challenge();
+        assert_eq!(socket.claim(&claim(1, now(), "wss://relay.example/", &challenge)).0, expected, "{what}");
+        assert!(!socket.claim(&claim(1, now(), "wss://elsewhere.example/", &challenge)).0, "{what}");
+        // Where the proxy itself connected to is no address that clients know.
+        let local = format!("ws://{}", relay.address);
+        assert_eq!(socket.claim(&claim(1, now(), &local, &challenge)).0, !configured && !expected, "{what}");
+        // The same for calls of the management API.
+        let body = "{\"method\":\"supportedmethods\",\"params\":[]}";
+        let token = crate::manage::authorization(77, "https://relay.example/", body);
+        let request = format!(
+            "POST / HTTP/1.1\r\n{host}Content-Type: application/nostr+json+rpc\r\nContent-Length: {}\r\n{token}\r\n{body}",
+            body.len()
+        );
+        let answer = crate::wire::http(relay.address, request.as_bytes());
+        assert!(answer.starts_with(if expected { "HTTP/1.1 200 " } else { "HTTP/1.1 401 " }), "{what}: {answer}");
+    }
+}
+
+#[test]
+fn n42_15_names_of_tls_are_the_relays_own() {
+    let mut config = ratite::config::Config::default();
+    config.tls.names = vec!["relay.test".into()];
+    let own = &ratite::relay::Settings::from_config(&config).addresses;
+    assert!(own.are_configured() && own.contain("wss://relay.test/", None) && !own.contain("wss://other.test/", None));
+}
+
 #[test]
 fn n42_16_limits_on_events_do_not_meet_auth() {
     let clock = Clock::fixed(now());

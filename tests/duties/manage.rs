@@ -28,6 +28,11 @@ fn token(author: u8, at: u64, url: &str, body: &str, salt: &str) -> Event {
     sign(author, 27_235, at, &tags, salt)
 }
 
+/// The header of a call with this body, fresh and signed.
+pub fn authorization(author: u8, url: &str, body: &str) -> String {
+    header(&token(author, now(), url, body, ""))
+}
+
 fn header(token: &Event) -> String {
     let mut json = Vec::new();
     token.write_json(&mut json);

@@ -13,7 +13,8 @@ const WINDOW: u64 = 600;
 /// The addresses under which clients know this relay.
 ///
 /// With none configured the relay goes by the one on which a connection came in, which the peer cannot choose: with a name that the
-/// peer may choose, somebody in the middle could pass on an AUTH that was made for another relay.
+/// peer may choose, somebody in the middle could pass on an AUTH that was made for another relay. Behind a trusted proxy it goes by
+/// the name that the proxy was asked for; a proxy that answers for any name leaves it to the configuration to settle that.
 #[derive(Debug, Default)]
 pub struct OwnAddresses {
     configured: Vec<RelayAddress>,

@@ -110,7 +110,7 @@ settings! {
         /// through a proxy or under a name of your own.
         url: String = String::new(), Url(&["wss://", "ws://"]);
         /// Further addresses under which clients reach it, such as one in Tor. Clients authenticate for one of these, for url or
-        /// for a name of [tls]; while none is set, for the name that a trusted proxy was asked for, or the address and port that
+        /// for one of tls.names; while none is set, for the name that a trusted proxy was asked for, or the address and port that
         /// the relay listens on. Set url when your proxy answers for any name.
         other_urls: Vec<String> = Vec::new(), Urls(&["wss://", "ws://"]);
         /// Names of people here, each with its key: with "alice=npub1…", alice@ and the relay's host name leads to that key

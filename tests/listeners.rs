@@ -17,7 +17,8 @@ use ratite::config::{Address, Config};
 use ratite::server::Server;
 
 use wire::process::{RelayProcess, ratite};
-use wire::{HANDSHAKE, TestRelay, eventually};
+use wire::tls::{Authority, client_config, open};
+use wire::{HANDSHAKE, TestRelay, eventually, http};
 
 fn unix(path: &Path) -> Address {
     Address::Unix(path.into())
@@ -145,7 +146,7 @@ fn passed(data: &Path, socket: OwnedFd, arguments: &str, pid: &str) -> Command {
     let plain = ratite(data, &[]);
     let mut command = Command::new("sh");
     let script = format!(
-        "exec 3<&0 0</dev/null; LISTEN_FDS=1 LISTEN_PID={pid} LISTEN_FDNAMES=web exec {} --data {} relay {arguments}",
+        "exec 3<&0 0</dev/null; LISTEN_FDS=1 LISTEN_PID={pid} LISTEN_FDNAMES=${{NAME-web}} exec {} --data {} relay {arguments}",
         env!("CARGO_BIN_EXE_ratite"),
         data.display()
     );
@@ -167,6 +168,33 @@ fn sockets_of_systemd_take_the_place_of_the_default() {
     let relay = RelayProcess::with(data.path(), |command| *command = passed(data.path(), listener.into(), "", "$$"));
     assert_eq!(relay.address, address);
     relay.connect().still_works();
+}
+
+#[test]
+fn sockets_of_systemd_speak_tls_when_they_are_named_so() {
+    let data = tempfile::tempdir().unwrap();
+    let authority = Authority::new();
+    let (certificate, key) = authority.issue_into(data.path(), &["relay.test"]);
+    for (name, is_tls) in [("https", true), ("http", false)] {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        // The other kind is configured, so that neither is at its default.
+        let other = if is_tls { "RATITE_TLS_HTTP_LISTEN" } else { "RATITE_TLS_LISTEN" };
+        let relay = RelayProcess::with(data.path(), |command| {
+            *command = passed(data.path(), listener.into(), "--listen 127.0.0.1:0", "$$");
+            command.env("NAME", name).env(other, "127.0.0.1:0");
+            command.env("RATITE_TLS_CERTIFICATE", &certificate).env("RATITE_TLS_KEY", &key);
+        });
+        assert_ne!(relay.address, address);
+        if is_tls {
+            assert_eq!(relay.tls, Some(address));
+            open(&client_config(&authority.certificate, &[]), address, "relay.test").still_works();
+        } else {
+            let answer = http(address, b"GET / HTTP/1.1\r\nHost: relay.test\r\n\r\n");
+            assert!(answer.starts_with("HTTP/1.1 308 "), "{answer}");
+        }
+        relay.connect().still_works();
+    }
 }
 
 #[test]

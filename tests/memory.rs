@@ -129,6 +129,46 @@ fn an_idle_connection_costs_little_with_compression_or_tls_and_without() {
 }
 
 #[test]
+fn those_who_never_read_over_tls_cost_at_most_their_bound_and_what_is_encrypted() {
+    const DEAF: u64 = 20;
+    const BOUND: u64 = 256 << 10;
+    let folder = tempfile::tempdir().unwrap();
+    let authority = Authority::new();
+    let (certificate, key) = authority.issue_into(folder.path(), &["relay.test"]);
+    let relay = RelayProcess::with(folder.path(), |command| {
+        command.env("RATITE_LISTEN_OUTBOX_BYTES", BOUND.to_string());
+        command.env("RATITE_TLS_CERTIFICATE", certificate).env("RATITE_TLS_KEY", key);
+        command.env("RATITE_TLS_LISTEN", "127.0.0.1:0").env("RATITE_TLS_HTTP_LISTEN", "none");
+    });
+    let client = client_config(&authority.certificate, &[]);
+    let mut deaf: Vec<_> = (0..DEAF).map(|_| open(&client, relay.tls.unwrap(), "relay.test")).collect();
+    for socket in &mut deaf {
+        socket.say("[\"REQ\",\"all\",{\"limit\":0}]");
+        socket.hears("EOSE", "all");
+    }
+    let mut writer = relay.connect();
+    writer.still_works();
+    let before = anonymous(relay.id());
+    let mut most = 0;
+    let began = std::time::Instant::now();
+    for i in 0.. {
+        assert!(began.elapsed() < 5 * PATIENCE, "some are still connected");
+        let storm = event(1, 20_001, &format!("{i} {}", "x".repeat(60_000)));
+        writer.publish(&storm);
+        writer.hears("OK", &storm.id.to_string());
+        most = most.max(anonymous(relay.id()));
+        if i % 10 == 0 && health(relay.address).1["closed_too_slow"] == DEAF {
+            break;
+        }
+    }
+    let grown = most.saturating_sub(before);
+    println!("{grown} bytes for {DEAF} connections over TLS that never read");
+    // Beside the bound each has one batch that is encrypted already, of 64 KiB and one event.
+    assert!(grown <= DEAF * (BOUND + (160 << 10)) + (16 << 20), "{grown} bytes");
+    writer.still_works();
+}
+
+#[test]
 fn h242_those_who_never_read_cost_at_most_their_bound_and_the_log_names_them() {
     const DEAF: u64 = 20;
     const BOUND: u64 = 256 << 10;

@@ -5,8 +5,11 @@ use std::net::{SocketAddr, TcpStream};
 use std::path::Path;
 use std::sync::Arc;
 
+use futures_util::{SinkExt as _, StreamExt as _};
 use ratite::config::Config;
+use tokio_rustls::rustls::pki_types::ServerName;
 use tokio_rustls::rustls::{ClientConfig, HandshakeKind, ProtocolVersion};
+use tokio_tungstenite::tungstenite::Message;
 
 use crate::wire::tls::{Authority, client_config, open, shake_hands, try_shake_hands};
 use crate::wire::{HANDSHAKE, PATIENCE, TestRelay, event, eventually, http};
@@ -76,6 +79,38 @@ fn clients_talk_over_tls_as_without() {
     tls.hears("EOSE", "mine");
     assert_eq!(tls.stream.conn.alpn_protocol(), Some(&b"http/1.1"[..]));
     assert_eq!(tls.stream.conn.protocol_version(), Some(ProtocolVersion::TLSv1_3));
+}
+
+#[tokio::test]
+async fn a_client_that_we_did_not_write_talks_over_tls() {
+    let scene = tokio::task::spawn_blocking(Scene::new).await.unwrap();
+    let socket = tokio::net::TcpStream::connect(scene.tls()).await.unwrap();
+    let name = ServerName::try_from(NAME).unwrap();
+    let stream = tokio_rustls::TlsConnector::from(Arc::clone(&scene.client)).connect(name, socket).await.unwrap();
+    let (mut client, answer) = tokio_tungstenite::client_async(format!("wss://{NAME}/"), stream).await.unwrap();
+    assert_eq!(answer.status(), 101);
+    let note = event(1, 1, "from elsewhere");
+    let mut message = b"[\"EVENT\",".to_vec();
+    note.write_json(&mut message);
+    message.push(b']');
+    client.send(Message::text(String::from_utf8(message).unwrap())).await.unwrap();
+    client.send(Message::text("[\"REQ\",\"all\",{\"kinds\":[1]}]")).await.unwrap();
+    let mut heard = Vec::new();
+    while heard.len() < 3 {
+        match client.next().await.unwrap().unwrap() {
+            Message::Text(text) if text.starts_with("[\"AUTH\"") => {}
+            Message::Text(text) => heard.push(text.to_string()),
+            _ => {}
+        }
+    }
+    assert!(heard.contains(&format!("[\"OK\",\"{}\",true,\"\"]", note.id)), "{heard:?}");
+    assert!(
+        heard.contains(&"[\"EOSE\",\"all\"]".to_owned()) && heard.iter().any(|text| text.contains("from elsewhere")),
+        "{heard:?}"
+    );
+    client.close(None).await.unwrap();
+    while client.next().await.is_some_and(|message| message.is_ok()) {}
+    tokio::task::spawn_blocking(|| drop(scene)).await.unwrap();
 }
 
 #[test]

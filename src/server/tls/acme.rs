@@ -333,3 +333,6 @@ fn keep(settings: &Tls, store: &CertificateStore, credentials: AccountCredential
     let bytes = serde_json::to_vec(&kept).map_err(Failure::outage)?;
     Ok(store.write(&store.account(), &bytes)?)
 }
+
+#[cfg(test)]
+mod tests;

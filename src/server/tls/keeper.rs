@@ -268,7 +268,9 @@ impl Keeper {
                 (self.window, self.ask_window) = (None, now + ASK_WINDOW);
                 let _ = std::fs::remove_file(store.attempts());
                 self.read = Some((files.to_vec(), Stamp::of(files)));
+                let due = certificate.two_thirds().max(self.next_attempt);
                 self.serve(certificate);
+                self.shown.update(|state| state.next_attempt = Some(due));
                 tracing::info!("new certificate: {}", self.served_words());
             }
             Err(Failure { message, kind }) => {

@@ -35,7 +35,8 @@ pub struct Handshakes {
     pub completed: AtomicU64,
     /// Those of them that went on from an earlier connection's, which is cheaper.
     pub resumed: AtomicU64,
-    /// Connections that ended before their handshake did: garbage, refused protocols, peers that do not trust the certificate.
+    /// Connections that ended before their handshake did: garbage, silence, refused protocols, peers that do not trust the
+    /// certificate.
     pub failed: AtomicU64,
 }
 
@@ -72,6 +73,23 @@ pub(in crate::server) enum Peer {
     Served,
 }
 
+/// Counts a handshake when it ends, also when the caller's patience ends first.
+struct Counted<'a> {
+    counter: &'a AtomicU64,
+}
+
+impl<'a> Counted<'a> {
+    fn completed(mut self, counter: &'a AtomicU64) {
+        self.counter = counter;
+    }
+}
+
+impl Drop for Counted<'_> {
+    fn drop(&mut self) {
+        self.counter.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
 /// Makes handshakes.
 pub(super) struct Handshaker {
     config: Arc<ServerConfig>,
@@ -105,9 +123,11 @@ impl Handshaker {
         if socket.first_byte().await?.is_some_and(|byte| byte != HANDSHAKE) {
             return Ok(Peer::Plain(socket));
         }
+        let counted = Counted { counter: &self.counts.failed };
         let accepted = self.shake(socket, store).await;
-        let counter = if accepted.is_ok() { &self.counts.completed } else { &self.counts.failed };
-        counter.fetch_add(1, Ordering::Relaxed);
+        if accepted.is_ok() {
+            counted.completed(&self.counts.completed);
+        }
         accepted
     }
 

@@ -29,6 +29,8 @@ if ! cargo fuzz --version >/dev/null 2>&1; then
     PATH=$PWD/target/tools/bin:$PATH
 fi
 
+# The versions that the relay is built with.
+cp Cargo.lock fuzz/Cargo.lock
 cargo +nightly fuzz build --target-dir target/fuzz
 programs=target/fuzz/$(rustc -vV | sed -n 's/^host: //p')/release
 mkdir -p target/fuzz/broken

@@ -1,15 +1,19 @@
 //! The real corpus: thousands of events that clients really sent, and hundreds that must be refused.
 
 mod common;
+mod wire;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::ControlFlow;
 
-use common::model::{Model, Verdict, tag_values};
+use common::model::{Model, Verdict, address, tag_values};
 use common::{TestRelay, corpus, json, settings};
-use ratite::nostr::{Event, EventFields, EventId, Filter, Kind, PublicKey};
+use ratite::nostr::{Event, EventFields, EventId, Filter, Kind, PublicKey, TagName, TagValue};
 use ratite::relay::{Clock, Outcome, Relay, Settings};
 use ratite::store::{Budget, Order, Progress, Scan, Store};
+use serde_json::Value;
+use serde_json::value::RawValue;
+use wire::Socket;
 
 /// A moment after every event that is not from the far future.
 const LATER: u64 = 1_790_000_000;
@@ -146,6 +150,211 @@ fn comes_back_after_export_and_import(relay: &Relay, expected: &BTreeMap<EventId
     assert!(outcomes.iter().all(|outcome| *outcome == Outcome::Stored));
     comes_back_by_export(&copy, expected);
     copy.shutdown();
+}
+
+/// A relay at that moment that takes events of any size and shows everything to everybody.
+fn open_relay() -> wire::TestRelay {
+    wire::TestRelay::at(Clock::fixed(LATER), |config| {
+        config.storage.map_size = common::MAP;
+        config.info.url = "wss://relay.test/".into();
+        config.policy.guard_private = false;
+        config.policy.accept_unwrapped = true;
+        config.limits.created_at_upper_limit = 0;
+        config.limits.max_message_length = 4 << 20;
+        config.listen.outbox_bytes = 64 << 20;
+        config.limits.max_content_length = 4 << 20;
+        config.limits.max_event_tags = 100_000;
+        config.limits.max_limit = 100_000;
+    })
+}
+
+/// What OK must say: whether it is true, and how the words begin.
+fn expected_answer(model: &mut Model, event: &Event) -> (bool, &'static str) {
+    if breaks_a_rule(event) {
+        return (false, "invalid:");
+    }
+    // Nobody has said who it is that publishes here (NIP-70).
+    if event.tags.iter().any(|tag| tag.name() == "-") {
+        return (false, "auth-required:");
+    }
+    match model.publish(event, LATER) {
+        Verdict::Stored => (true, ""),
+        Verdict::Duplicate => (true, "duplicate:"),
+        Verdict::Replaced => (false, "duplicate:"),
+        Verdict::Ephemeral => (false, "mute:"),
+        Verdict::Blocked => (false, "blocked:"),
+        Verdict::Expired => (false, "invalid:"),
+    }
+}
+
+/// As a client would: the lines as they are, many on their way at once, except where the answer to one depends on another.
+#[test]
+fn every_real_event_over_a_socket_is_answered_rightly_and_comes_back_by_all_that_is_indexed() {
+    let Some(lines) = lines("real-events.jsonl") else { return };
+    assert_eq!(lines.len(), 12_245);
+    let relay = open_relay();
+    let mut socket = Socket::open(relay.address);
+    let mut model = Model::default();
+    let mut waiting: BTreeMap<EventId, (bool, &str)> = BTreeMap::new();
+    let mut addresses = BTreeSet::new();
+    let mut strange = 0;
+    for line in &lines {
+        let message = format!("[\"EVENT\",{line}]");
+        let Ok(event) = Event::parse(line.as_bytes()) else {
+            // Kinds beyond 65535 (N01-20).
+            settle(&mut socket, &mut waiting);
+            socket.say(&message);
+            let answer = socket.hear();
+            assert!(answer[0] == "OK" && answer[2] == false, "{answer}");
+            assert!(answer[3].as_str().is_some_and(|words| words.starts_with("invalid: kind")), "{answer}");
+            strange += 1;
+            continue;
+        };
+        let own = address(&event);
+        let decides = matches!(event.kind, Kind::DELETION | Kind::VANISH);
+        let depends = waiting.contains_key(&event.id) || own.as_ref().is_some_and(|own| addresses.contains(own));
+        if decides || depends || waiting.len() == 300 {
+            settle(&mut socket, &mut waiting);
+            addresses.clear();
+        }
+        addresses.extend(own);
+        waiting.insert(event.id, expected_answer(&mut model, &event));
+        socket.say(&message);
+        if decides {
+            settle(&mut socket, &mut waiting);
+        }
+    }
+    settle(&mut socket, &mut waiting);
+    assert_eq!(strange, 2);
+    assert!(model.stored.len() > 11_000, "{} events stored", model.stored.len());
+
+    let texts: BTreeMap<EventId, String> = model.stored.iter().map(|event| (event.id, json(event))).collect();
+    let ids: Vec<EventId> = texts.keys().copied().collect();
+    for some in ids.chunks(500) {
+        let list: Vec<String> = some.iter().map(|id| format!("\"{id}\"")).collect();
+        socket.say(&format!("[\"REQ\",\"ids\",{{\"ids\":[{}]}}]", list.join(",")));
+        let mut found = BTreeSet::new();
+        loop {
+            let frame = socket.next().expect("an answer");
+            let text = String::from_utf8(frame.payload).expect("text");
+            let Some(event) = text.strip_prefix("[\"EVENT\",\"ids\",").and_then(|text| text.strip_suffix(']')) else {
+                assert_eq!(text, "[\"EOSE\",\"ids\"]");
+                break;
+            };
+            let id = Event::parse(event.as_bytes()).expect("an event").id;
+            assert!(found.insert(id) && texts[&id] == event, "byte-identical: {event}");
+        }
+        assert_eq!(found.len(), some.len());
+    }
+
+    let mut holders: BTreeMap<(TagName, TagValue), BTreeSet<EventId>> = BTreeMap::new();
+    for event in &model.stored {
+        for tag in askable_tags(event) {
+            holders.entry(tag).or_default().insert(event.id);
+        }
+    }
+    let mut questions: BTreeMap<String, BTreeSet<EventId>> = BTreeMap::new();
+    for event in &model.stored {
+        for filter in [format!("\"authors\":[\"{}\"]", event.pubkey), format!("\"kinds\":[{}]", event.kind)] {
+            questions.entry(format!("{{{filter},\"limit\":100000}}")).or_default().insert(event.id);
+        }
+    }
+    // Values that stand in the same events are asked for together: a question for each name in a long list would bring the list each time.
+    let mut together: BTreeMap<(TagName, &BTreeSet<EventId>), Vec<&TagValue>> = BTreeMap::new();
+    for ((name, value), ids) in &holders {
+        together.entry((*name, ids)).or_default().push(value);
+    }
+    for ((name, ids), values) in together {
+        for some in values.chunks(50) {
+            let tags = vec![(name, some.iter().map(|value| (*value).clone()).collect())];
+            let mut filter = Vec::new();
+            Filter { tags, limit: Some(100_000), ..Filter::default() }.write_json(&mut filter);
+            questions.insert(String::from_utf8(filter).expect("JSON"), ids.clone());
+        }
+    }
+    println!("{} stored events, {} tags, {} questions", ids.len(), holders.len(), questions.len());
+    assert!(questions.len() > 5_000, "{} questions", questions.len());
+    for some in questions.iter().collect::<Vec<_>>().chunks(50) {
+        for (n, (filter, _)) in some.iter().enumerate() {
+            socket.say(&format!("[\"REQ\",\"{n}\",{filter}]"));
+        }
+        let mut found = vec![BTreeSet::new(); some.len()];
+        let mut open = some.len();
+        while open > 0 {
+            let frame = socket.next().expect("an answer");
+            let text = std::str::from_utf8(&frame.payload).expect("text");
+            // `["EVENT","<n>",{"id":"<id>"`, read in place: there are many.
+            let mut words = text.split('"').skip(1).step_by(2);
+            let (verb, n) = (words.next(), words.next().and_then(|n| n.parse::<usize>().ok()).expect("a number"));
+            match verb {
+                Some("EVENT") => {
+                    let id = words.nth(1).and_then(EventId::from_hex).expect("an id");
+                    assert!(found[n].insert(id), "{id} comes twice");
+                }
+                Some("EOSE") => open -= 1,
+                _ => panic!("{text}"),
+            }
+        }
+        for ((filter, expected), found) in some.iter().zip(found) {
+            assert_eq!(found, **expected, "{filter}");
+        }
+    }
+}
+
+/// The tags of an event that a filter can ask for: what is no id and no key cannot be asked for in `#e` and `#p`.
+fn askable_tags(event: &Event) -> Vec<(TagName, TagValue)> {
+    let mut tags = Vec::new();
+    let _ = event.visit_indexed_tags(|name, value| {
+        let value = value.to_value();
+        if !matches!((char::from(name.as_byte()), &value), ('e' | 'p', TagValue::Text(_))) {
+            tags.push((name, value));
+        }
+        ControlFlow::Continue(())
+    });
+    tags
+}
+
+/// Hears the answers to all that were sent.
+fn settle(socket: &mut Socket, waiting: &mut BTreeMap<EventId, (bool, &str)>) {
+    while !waiting.is_empty() {
+        let answer = socket.hear();
+        assert_eq!(answer[0], "OK", "{answer}");
+        let id = EventId::from_hex(answer[1].as_str().expect("a text")).expect("an id");
+        let (ok, prefix) = waiting.remove(&id).expect("each is answered once");
+        let words = answer[3].as_str().expect("a text");
+        let right = if prefix.is_empty() { words.is_empty() } else { words.starts_with(prefix) };
+        assert!(answer[2] == ok && right, "{answer}, but {ok} and {prefix:?} were expected");
+    }
+}
+
+#[test]
+fn every_invalid_event_over_a_socket_is_refused() {
+    let Some(lines) = lines("real-invalid.jsonl") else { return };
+    assert_eq!(lines.len(), 288);
+    #[derive(serde::Deserialize)]
+    struct Case<'a> {
+        why: String,
+        #[serde(borrow)]
+        event: &'a RawValue,
+    }
+    let relay = open_relay();
+    // A stream of what is malformed ends a connection.
+    for some in lines.chunks(50) {
+        let mut socket = Socket::open(relay.address);
+        for line in some {
+            let case: Case<'_> = serde_json::from_str(line).expect("a case");
+            socket.say(&format!("[\"EVENT\",{}]", case.event.get()));
+            let answer: Value = socket.hear();
+            let words = match answer[0].as_str() {
+                Some("OK") if answer[2] == false => &answer[3],
+                Some("NOTICE") => &answer[1],
+                _ => panic!("{}: {answer}", case.why),
+            };
+            assert!(words.as_str().is_some_and(|words| words.starts_with("invalid:")), "{}: {answer}", case.why);
+        }
+        socket.still_works();
+    }
+    assert_eq!(relay.relay.store().info().expect("info").events, 0);
 }
 
 #[test]

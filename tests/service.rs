@@ -213,6 +213,8 @@ fn a_relay_goes_on_when_its_successor_cannot_start() {
     assert!(relay.wait().success());
     let error = String::from_utf8(ratite(data.path(), &["restart", "--config", "/dev/null"]).output().unwrap().stderr);
     assert!(error.unwrap().contains("no relay runs over"));
+    std::fs::write(&file, "").unwrap();
+    assert!(ratite(data.path(), &["restart", "--if-running"]).status().unwrap().success());
 }
 
 #[test]

@@ -12,7 +12,7 @@ use crate::store::Store;
 #[derive(Args, Debug)]
 #[command(next_help_heading = "Options of every command")]
 pub(super) struct Globals {
-    /// Read the configuration from this file [default: ratite.toml, when it is there]
+    /// Read the configuration from this file [default: ratite.toml, or /etc/ratite/ratite.toml, when it is there]
     #[arg(long, global = true, value_name = "FILE")]
     pub(super) config: Option<PathBuf>,
     /// The folder with the events [default: ./ratite-data]

@@ -2,7 +2,7 @@
 //!
 //! | file | what |
 //! |---|---|
-//! | `relay` `import` `export` `scan` `delete` `info` `verify` `backup` `compact` `config` `admin` `drain` `restart` | the subcommands |
+//! | `relay` `import` `export` `scan` `delete` `info` `verify` `backup` `compact` `config` `admin` `drain` `restart` `prune` `manual` | the subcommands |
 //! | `globals` | the flags of every command, and the configuration they lead to |
 //! | `failure` | how a command fails: exit codes, and what the user is told |
 //! | `filters` `time` | filters and times as arguments |
@@ -27,6 +27,7 @@ mod info;
 mod input;
 mod key;
 mod log;
+mod manual;
 mod output;
 mod progress;
 mod relay;
@@ -89,6 +90,8 @@ enum Command {
     Key(key::KeyArgs),
     Drain(drain::DrainArgs),
     Restart(restart::RestartArgs),
+    Completions(manual::CompletionsArgs),
+    Man(manual::ManArgs),
 }
 
 /// Runs the command that the process was started with; the result is its exit code.
@@ -138,6 +141,8 @@ fn run(cli: Cli) -> Outcome {
         Some(Command::Key(args)) => key::run(&args, &globals),
         Some(Command::Drain(args)) => drain::run(&args, &globals),
         Some(Command::Restart(args)) => restart::run(&args, &globals),
+        Some(Command::Completions(args)) => manual::completions(&args),
+        Some(Command::Man(args)) => manual::man(&args),
     }
 }
 

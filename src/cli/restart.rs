@@ -29,11 +29,20 @@ pub(super) const DETACH: &str = "--detach";
         one listens, the old one hands over as with `ratite drain`; when it does not, the old one goes on and says why in its \
         log.\n\n\
         SIGUSR2 asks a relay for the same. A service stays the same service: systemd is told of the new process.",
-    after_help = "Exit codes: 0 the successor serves, 1 the relay goes on as it was, or none runs."
-)]
-pub(super) struct RestartArgs {}
+    after_help = "\
+Examples:
+  ratite restart
+  ratite --config /etc/ratite/ratite.toml restart --if-running
 
-pub(super) fn run(_: &RestartArgs, globals: &Globals) -> Outcome {
+Exit codes: 0 the successor serves, 1 the relay goes on as it was, or none runs."
+)]
+pub(super) struct RestartArgs {
+    /// Be content when no relay runs, as scripts may be
+    #[arg(long)]
+    if_running: bool,
+}
+
+pub(super) fn run(args: &RestartArgs, globals: &Globals) -> Outcome {
     let config = globals.load()?;
     let data = config.storage.path.display();
     let serving = || {
@@ -43,6 +52,9 @@ pub(super) fn run(_: &RestartArgs, globals: &Globals) -> Outcome {
         Ok::<_, Failure>(running)
     };
     let Some(old) = serving()?.pop() else {
+        if args.if_running {
+            return Ok(CLEAN);
+        }
         return Err(Failure::new(
             format!("no relay runs over {data}"),
             "Name its folder with --data, or its configuration with --config.",

@@ -39,13 +39,17 @@ pub use address::{Address, AddressSource, Network};
 pub use problem::{ConfigError, Place, Problem};
 pub use rates::KindRate;
 pub use settings::{Config, Info, Limits, Listen, Membership, Policy, Rates, Storage, Tls};
-pub use template::template;
+pub use retention::{KindRange, RetentionRule, Tier, listed, owners};
+pub use template::{template, template_with};
 pub use tls::CertificateSource;
 
 use sources::Draft;
 
 /// The file that is read from the current folder when no other is named.
 pub const DEFAULT_FILE: &str = "ratite.toml";
+
+/// The file of the relay that is installed on this machine, read when the current folder has none.
+pub const SYSTEM_FILE: &str = "/etc/ratite/ratite.toml";
 
 /// No configuration is this long; what is longer is some other file.
 const MAX_FILE_BYTES: u64 = 1 << 20;
@@ -60,7 +64,7 @@ pub struct Sources {
     /// The environment; variables that do not begin with `RATITE_` are ignored.
     pub environment: Vec<(OsString, OsString)>,
     /// The file to read (`--config`). Without it the variable `RATITE_CONFIG` names one, and without that
-    /// [`DEFAULT_FILE`] is read when it is there.
+    /// [`DEFAULT_FILE`] is read when it is there, or [`SYSTEM_FILE`].
     pub file: Option<PathBuf>,
 }
 
@@ -119,8 +123,8 @@ fn choose_file(sources: &Sources) -> Option<PathBuf> {
     if let Some((_, path)) = named {
         return Some(PathBuf::from(path));
     }
-    let default = Path::new(DEFAULT_FILE);
-    default.is_file().then(|| default.to_owned())
+    let defaults = [DEFAULT_FILE, SYSTEM_FILE].map(Path::new);
+    defaults.into_iter().find(|default| default.is_file()).map(Path::to_owned)
 }
 
 /// The system's words without the "(os error 2)" that helps nobody.

@@ -1,12 +1,49 @@
-//! The commented default file that `ratite config` prints.
+//! The commented file that `ratite config` prints.
 
+use super::problem::{ConfigError, Place, Problem};
+use super::rules::Raw;
 use super::settings::{Config, SECTIONS, variable};
+use super::sources::Draft;
 
 const WIDTH: usize = 100;
 
 /// The whole default configuration as TOML: every setting with its meaning, its range and its default, commented out.
 /// It is a valid file that changes nothing.
 pub fn template() -> String {
+    write(&Config::default(), &[])
+}
+
+/// The same file with these settings in force, given as "section.setting" and a value as an environment variable has it. Reports
+/// everything that is wrong with them, alone and together.
+pub fn template_with(values: &[(&str, &str)]) -> Result<String, ConfigError> {
+    let mut draft = Draft::default();
+    let mut given = Vec::new();
+    for (name, value) in values {
+        let place = Place::Flag("--set");
+        let known = name.split_once('.').and_then(|(section, setting)| {
+            let section = SECTIONS.iter().find(|known| known.name == section)?;
+            Some((section, section.settings.iter().find(|known| known.name == setting)?))
+        });
+        match known {
+            Some((section, setting)) => {
+                draft.set(section, setting, &Raw::Word(value), place);
+                given.push((section.name, setting.name));
+            }
+            None => draft.problems.push(
+                Problem::new(place, format!("there is no setting \"{name}\""))
+                    .help("name it with its section, such as limits.max_limit; `ratite config` prints every setting"),
+            ),
+        }
+    }
+    draft.check_whole();
+    match draft.problems.is_empty() {
+        true => Ok(write(&draft.config, &given)),
+        false => Err(ConfigError { problems: draft.problems, warnings: draft.warnings }),
+    }
+}
+
+/// The file with the settings that are `given` as `config` has them, and all others as comments.
+fn write(config: &Config, given: &[(&str, &str)]) -> String {
     let example = variable("limits", "max_limit");
     let mut out = format!(
         "# The configuration of ratite. Every setting is listed with its default. To change one, remove the # in front\n\
@@ -31,7 +68,10 @@ pub fn template() -> String {
             for line in paragraph(&[&format!("Must be {}.", (setting.expects)())]) {
                 out.push_str(&format!("# {line}\n"));
             }
-            out.push_str(&format!("#{} = {}\n", setting.name, (setting.show)(&defaults)));
+            match given.contains(&(section.name, setting.name)) {
+                true => out.push_str(&format!("{} = {}\n", setting.name, (setting.show)(config))),
+                false => out.push_str(&format!("#{} = {}\n", setting.name, (setting.show)(&defaults))),
+            }
         }
     }
     out

@@ -104,3 +104,42 @@ fn a_warning_is_a_warning_beside_problems_too() {
     let template = place.run(&["config"]).out;
     assert!(template.contains("An empty\n# variable counts as not set."), "{template}");
 }
+
+#[test]
+fn a_configuration_is_written_with_settings_in_force() {
+    let place = Place::new();
+    let ended = place.run(&["config", "--set", "storage.path=/srv/nostr", "--set", "listen.addresses=[::1]:1,[::1]:2"]);
+    assert_eq!((ended.code, ended.err.as_str()), (0, ""));
+    let lines: Vec<&str> = ended.out.lines().filter(|line| !line.is_empty() && !line.starts_with(['#', '['])).collect();
+    assert_eq!(lines, ["addresses = [\"[::1]:1\", \"[::1]:2\"]", "path = \"/srv/nostr\""]);
+    place.write("ratite.toml", &ended.out);
+    assert_eq!(place.run(&["config", "check"]).code, 0);
+
+    let ended = place.run(&["config", "--set", "limits.max_limits=1", "--set", "limits.max_limit=0"]);
+    ended.assert_failed("there is no setting \"limits.max_limits\"");
+    assert!(ended.err.contains("--set: limits.max_limit must be"), "{}", ended.err);
+    place
+        .run(&["config", "--set", "limits.max_limit=5", "--set", "limits.default_limit=6"])
+        .assert_failed("allows only 5");
+    place.run(&["config", "--set", "limits.max_limit"]).assert_failed("write it as");
+}
+
+#[test]
+fn man_pages_and_completions_know_every_command() {
+    let place = Place::new();
+    let help = place.run(&["--help"]).out;
+    let commands = help.split("Commands:").nth(1).unwrap().split("\n\n").next().unwrap();
+    let commands: Vec<&str> = commands.lines().filter_map(|line| line.split_whitespace().next()).collect();
+    assert!(commands.contains(&"import") && commands.contains(&"restart"), "{help}");
+    std::fs::create_dir(place.path("man")).unwrap();
+    assert_eq!(place.run(&["man", "man"]).code, 0);
+    assert!(place.read("man/ratite.1").contains("A Nostr relay in one file"));
+    for shell in ["bash", "zsh", "fish"] {
+        let script = place.run(&["completions", shell]).out;
+        for command in commands.iter().filter(|command| **command != "help") {
+            assert!(script.contains(command), "{shell} does not know {command}");
+            assert!(place.read(&format!("man/ratite-{command}.1")).contains(command));
+        }
+    }
+    place.run(&["man", "missing"]).assert_failed("Name a folder that exists");
+}

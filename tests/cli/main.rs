@@ -28,8 +28,7 @@ fn help_and_version_are_no_errors() {
     }
     assert_eq!(place.run(&["--version"]).out, format!("ratite {}\n", env!("CARGO_PKG_VERSION")));
     for command in [
-        "relay", "import", "export", "scan", "delete", "info", "verify", "backup", "restore", "compact", "config",
-        "admin", "drain",
+        "relay", "import", "export", "scan", "delete", "info", "verify", "backup", "restore", "compact", "config", "admin", "drain", "prune", "restart", "completions",
     ] {
         let help = place.run(&["help", command]).out;
         assert!(help.contains("Examples:\n  "), "{command} teaches by example: {help}");

@@ -47,7 +47,7 @@ pub(super) fn run(args: &ConfigArgs, globals: &Globals) -> Outcome {
     match &args.command {
         None => {
             let values: Vec<_> = args.set.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
-            print(&config::template_with(&values)?)?;
+            print(&config::template_with(&values)?.0)?;
         }
         Some(ConfigCommand::Check { file }) => {
             let loaded = globals.load_from(file.clone().or_else(|| globals.config.clone()))?;

@@ -2,13 +2,14 @@
 //!
 //! | file | what |
 //! |---|---|
-//! | `relay` `import` `export` `scan` `delete` `info` `verify` `backup` `compact` `config` `admin` `drain` `restart` `prune` `manual` | the subcommands |
+//! | `relay` `import` `export` `scan` `delete` `info` `verify` `backup` `compact` `config` `admin` `drain` `restart` `prune` `manual` `setup` `doctor` | the subcommands |
 //! | `globals` | the flags of every command, and the configuration they lead to |
 //! | `failure` | how a command fails: exit codes, and what the user is told |
 //! | `filters` `time` | filters and times as arguments |
 //! | `input` `output` | lines in and out, compressed or not |
 //! | `walk` | stored events in slices |
 //! | `disk` | room on disks |
+//! | `probe` `install` | names, addresses and ports of this machine; the service |
 //! | `progress` `text` `log` `signals` | what is shown on a terminal, and Ctrl-C |
 
 mod admin;
@@ -17,6 +18,7 @@ mod compact;
 mod config;
 mod delete;
 mod disk;
+mod doctor;
 mod drain;
 mod export;
 mod failure;
@@ -25,14 +27,17 @@ mod globals;
 mod import;
 mod info;
 mod input;
+mod install;
 mod key;
 mod log;
 mod manual;
 mod output;
+mod probe;
 mod progress;
 mod relay;
 mod restart;
 mod scan;
+mod setup;
 mod signals;
 mod text;
 mod time;
@@ -76,6 +81,8 @@ struct Cli {
 #[derive(Subcommand, Debug)]
 enum Command {
     Relay(relay::RelayArgs),
+    Setup(setup::SetupArgs),
+    Doctor(doctor::DoctorArgs),
     Import(import::ImportArgs),
     Export(export::ExportArgs),
     Scan(scan::ScanArgs),
@@ -127,6 +134,8 @@ fn run(cli: Cli) -> Outcome {
             relay.detach |= args.detach;
             relay::run(&relay, &globals)
         }
+        Some(Command::Setup(args)) => setup::run(&args, &globals),
+        Some(Command::Doctor(args)) => doctor::run(&args, &globals),
         Some(Command::Import(args)) => import::run(&args, &globals),
         Some(Command::Export(args)) => export::run(&args, &globals),
         Some(Command::Scan(args)) => scan::run(&args, &globals),

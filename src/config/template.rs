@@ -13,9 +13,9 @@ pub fn template() -> String {
     write(&Config::default(), &[])
 }
 
-/// The same file with these settings in force, given as "section.setting" and a value as an environment variable has it. Reports
-/// everything that is wrong with them, alone and together.
-pub fn template_with(values: &[(&str, &str)]) -> Result<String, ConfigError> {
+/// The same file with these settings in force, given as "section.setting" and a value as an environment variable has it, and the
+/// configuration that it stands for. Reports everything that is wrong with them, alone and together.
+pub fn template_with(values: &[(&str, &str)]) -> Result<(String, Config), ConfigError> {
     let mut draft = Draft::default();
     let mut given = Vec::new();
     for (name, value) in values {
@@ -37,7 +37,7 @@ pub fn template_with(values: &[(&str, &str)]) -> Result<String, ConfigError> {
     }
     draft.check_whole();
     match draft.problems.is_empty() {
-        true => Ok(write(&draft.config, &given)),
+        true => Ok((write(&draft.config, &given), draft.config)),
         false => Err(ConfigError { problems: draft.problems, warnings: draft.warnings }),
     }
 }

@@ -10,6 +10,7 @@ use super::health::Health;
 use super::metrics;
 use super::nip11::VERSION;
 use super::tls::Handshakes;
+use super::visitor;
 use super::vitals::Vitals;
 use crate::relay::{Histogram, Messages, Verb};
 use crate::store::Access;
@@ -47,6 +48,7 @@ impl Insight for Vitals {
             ("queued_bytes", stats.queued_bytes as u64),
             ("accepted", counters.accepted.load(Ordering::Relaxed)),
             ("turned_away", counters.turned_away.load(Ordering::Relaxed)),
+            ("proxied_for_nobody", visitor::untold()),
             ("closed_too_slow", counters.too_slow.load(Ordering::Relaxed)),
             ("closed_silent", counters.silent.load(Ordering::Relaxed)),
             ("closed_for_violations", counters.violations.load(Ordering::Relaxed)),

@@ -10,6 +10,7 @@
 //! | `links` | ephemeral events between them |
 //! | `successor` | starting the relay that takes over |
 //! | `service` | what the service manager is told |
+//! | `visit` | a visit to a relay from outside, for those who look for what is wrong |
 //! | `visitor` | who connected, and whether it may come in |
 //! | `proxy` | the client's address behind a proxy |
 //! | `admission` | what one address and one author may do |
@@ -69,6 +70,7 @@ mod socket;
 mod stream;
 mod successor;
 mod tls;
+pub mod visit;
 mod visitor;
 mod vitals;
 

@@ -4,7 +4,7 @@
 
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
 use hyper::header::{HOST, HeaderMap, HeaderValue};
@@ -140,10 +140,17 @@ fn names_this_machine(host: &HeaderValue) -> bool {
     name.eq_ignore_ascii_case("localhost") || bare.parse().is_ok_and(|address: IpAddr| address.is_loopback())
 }
 
+/// Requests that came through a proxy which did not tell for whom.
+static UNTOLD: AtomicU64 = AtomicU64::new(0);
+
+/// How many requests came through a proxy that did not tell for whom, since the start of the process.
+pub(super) fn untold() -> u64 {
+    UNTOLD.load(Ordering::Relaxed)
+}
+
 /// Whoever set up the proxy should hear of this, but not with every connection.
 fn warn_once(caller: Caller, consequence: &str) {
-    static WARNED: AtomicBool = AtomicBool::new(false);
-    if !WARNED.swap(true, Ordering::Relaxed) {
+    if UNTOLD.fetch_add(1, Ordering::Relaxed) == 0 {
         let proxy = caller.map_or("a Unix socket".to_owned(), |address| address.to_string());
         tracing::warn!(
             "the proxy at {proxy} does not tell the address of its client where listen.client_address_from says, {consequence}; \

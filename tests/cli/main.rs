@@ -10,6 +10,7 @@ mod export;
 mod import;
 mod place;
 mod relay;
+mod setup;
 
 use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt as _;

@@ -71,29 +71,34 @@ pub(super) struct AuthorityClient {
 impl AuthorityClient {
     /// A client that trusts those whom everybody trusts, and the certificates in `extra`.
     pub fn new(extra: Option<&Path>, patience: Patience) -> Result<AuthorityClient, CertificateFault> {
-        // Those of this build, so that a lone file works in a bare container; and the system's, which are kept up to date while
-        // this build grows old.
-        let mut roots = RootCertStore { roots: webpki_roots::TLS_SERVER_ROOTS.to_vec() };
-        let system = SYSTEM_ROOTS.iter().find(|path| Path::new(path).is_file());
-        if let Some(Ok(certificates)) = system.map(CertificateDer::pem_file_iter) {
-            roots.add_parsable_certificates(certificates.flatten());
-        }
-        if let Some(path) = extra {
-            let fault = |why: String| CertificateFault::new(format!("tls.acme_ca: {}: {why}", path.display()));
-            let certificates: Vec<CertificateDer<'static>> = CertificateDer::pem_file_iter(path)
-                .and_then(Iterator::collect)
-                .map_err(|error| fault(error.to_string()))?;
-            if roots.add_parsable_certificates(certificates).0 == 0 {
-                return Err(fault("there is no certificate in this file".into()));
-            }
-        }
-        let config = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
-            .with_safe_default_protocol_versions()
-            .map_err(|error| CertificateFault::new(error.to_string()))?
-            .with_root_certificates(roots)
-            .with_no_client_auth();
-        Ok(AuthorityClient { tls: TlsConnector::from(Arc::new(config)), patience })
+        Ok(AuthorityClient { tls: TlsConnector::from(trusting(extra)?), patience })
     }
+}
+
+/// How to speak TLS with those whom everybody trusts, and with those whose certificates are signed by one in `extra`.
+pub(in crate::server) fn trusting(extra: Option<&Path>) -> Result<Arc<ClientConfig>, CertificateFault> {
+    // Those of this build, so that a lone file works in a bare container; and the system's, which are kept up to date while
+    // this build grows old.
+    let mut roots = RootCertStore { roots: webpki_roots::TLS_SERVER_ROOTS.to_vec() };
+    let system = SYSTEM_ROOTS.iter().find(|path| Path::new(path).is_file());
+    if let Some(Ok(certificates)) = system.map(CertificateDer::pem_file_iter) {
+        roots.add_parsable_certificates(certificates.flatten());
+    }
+    if let Some(path) = extra {
+        let fault = |why: String| CertificateFault::new(format!("tls.acme_ca: {}: {why}", path.display()));
+        let certificates: Vec<CertificateDer<'static>> = CertificateDer::pem_file_iter(path)
+            .and_then(Iterator::collect)
+            .map_err(|error| fault(error.to_string()))?;
+        if roots.add_parsable_certificates(certificates).0 == 0 {
+            return Err(fault("there is no certificate in this file".into()));
+        }
+    }
+    let config = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
+        .with_safe_default_protocol_versions()
+        .map_err(|error| CertificateFault::new(error.to_string()))?
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    Ok(Arc::new(config))
 }
 
 impl HttpClient for AuthorityClient {

@@ -27,6 +27,7 @@ use std::sync::Arc;
 use tokio::sync::watch;
 
 pub use certificate::CertificateFault;
+pub(super) use client::trusting;
 pub use serve::Handshakes;
 pub(super) use serve::Peer;
 pub use state::{CertificateError, CertificateState};

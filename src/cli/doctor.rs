@@ -390,23 +390,25 @@ fn disk(config: &Config, found: &mut Findings) {
     match free_bytes(folder) {
         None => found.warn("disk", "the system does not say how much is free", "Look with `df -h`."),
         Some(free) => {
-            let most = config.retention.max_size;
+            // The default reserves addresses and says nothing of the disk.
+            let default = Config::default().storage.map_size;
+            let most = Some(config.storage.map_size).filter(|most| *most != default).unwrap_or(0);
             let missing = most.saturating_sub(size).saturating_sub(free);
             if free < LITTLE_ROOM {
                 found.problem(
                     "disk",
                     format!("only {} are free where {} lies", text::size(free), folder.display()),
-                    "Free some space, or set retention.max_size so that old events make room.",
+                    "Free some space: a full disk refuses events.",
                 );
             } else if missing > 0 {
                 found.warn(
                     "disk",
                     format!(
-                        "{} are free, {} less than retention.max_size may take",
+                        "{} are free, {} less than storage.map_size may take",
                         text::size(free),
                         text::size(missing)
                     ),
-                    "Lower retention.max_size, or free some space: a full disk refuses events.",
+                    "Lower storage.map_size, or free some space: a full disk refuses events.",
                 );
             } else {
                 found.ok("disk", format!("{} are free, the database takes {}", text::size(free), text::size(size)));

@@ -2,7 +2,7 @@
 //!
 //! | file | what |
 //! |---|---|
-//! | `relay` `import` `export` `scan` `delete` `info` `verify` `backup` `compact` `config` `admin` `drain` `restart` `prune` `manual` `setup` `doctor` | the subcommands |
+//! | `relay` `import` `export` `scan` `delete` `info` `verify` `backup` `compact` `config` `admin` `drain` `restart` `manual` `setup` `doctor` | the subcommands |
 //! | `globals` | the flags of every command, and the configuration they lead to |
 //! | `failure` | how a command fails: exit codes, and what the user is told |
 //! | `filters` `time` | filters and times as arguments |

@@ -39,7 +39,6 @@ pub use address::{Address, AddressSource, Network};
 pub use problem::{ConfigError, Place, Problem};
 pub use rates::KindRate;
 pub use settings::{Config, Info, Limits, Listen, Membership, Policy, Rates, Storage, Tls};
-pub use retention::{KindRange, RetentionRule, Tier, listed, owners};
 pub use template::{template, template_with};
 pub use tls::CertificateSource;
 

@@ -29,7 +29,21 @@ fn help_and_version_are_no_errors() {
     }
     assert_eq!(place.run(&["--version"]).out, format!("ratite {}\n", env!("CARGO_PKG_VERSION")));
     for command in [
-        "relay", "import", "export", "scan", "delete", "info", "verify", "backup", "restore", "compact", "config", "admin", "drain", "prune", "restart", "completions",
+        "relay",
+        "import",
+        "export",
+        "scan",
+        "delete",
+        "info",
+        "verify",
+        "backup",
+        "restore",
+        "compact",
+        "config",
+        "admin",
+        "drain",
+        "restart",
+        "completions",
     ] {
         let help = place.run(&["help", command]).out;
         assert!(help.contains("Examples:\n  "), "{command} teaches by example: {help}");

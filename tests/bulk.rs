@@ -250,3 +250,34 @@ fn an_open_bulk_lets_publishers_pass() {
     assert_eq!(relay.publish(&common::note(2, 1_000, "published")), Outcome::Stored);
     assert_eq!(bulk.outcomes(), Ok(vec![Outcome::Stored]));
 }
+
+/// Contact lists touch pages all over the index of tags: a transaction that replaces many of them would leave as many free pages.
+#[test]
+fn what_replaces_much_is_committed_in_parts_and_each_event_gets_its_outcome() {
+    let relay = TestRelay::new();
+    let lists = |time: u64| -> Vec<Vec<u8>> {
+        let keys: Vec<String> = (0..80u64).map(|n| format!("{n:064x}")).collect();
+        let tags: Vec<[&str; 2]> = keys.iter().map(|key| ["p", key.as_str()]).collect();
+        let tags: Vec<&[&str]> = tags.iter().map(|tag| tag.as_slice()).collect();
+        (1..31).map(|author| json(&sign(author, 3, time, &tags, "")).into_bytes()).collect()
+    };
+    let store = relay.relay.store();
+    let commits_of = |texts: &[Vec<u8>]| {
+        let before = store.last_commit();
+        let mut bulk = relay.relay.bulk(false);
+        assert!(bulk.push(&texts.iter().map(Vec::as_slice).collect::<Vec<_>>()).is_empty());
+        let outcomes = bulk.settle().expect("outcomes");
+        assert_eq!(outcomes.len(), texts.len());
+        (outcomes, store.last_commit() - before)
+    };
+    let (outcomes, at_once) = commits_of(&lists(1_000));
+    assert!(outcomes.iter().all(|outcome| *outcome == Outcome::Stored));
+    let mut mixed = lists(2_000);
+    mixed.insert(10, lists(1_500).remove(0));
+    let (outcomes, in_parts) = commits_of(&mixed);
+    for (n, outcome) in outcomes.iter().enumerate() {
+        assert_eq!(*outcome, if n == 10 { Outcome::Replaced } else { Outcome::Stored }, "event {n}");
+    }
+    assert!(in_parts >= at_once + 3, "{at_once} commits, then {in_parts}");
+    assert_eq!(store.verify().expect("verify").faults, Vec::<String>::new());
+}

@@ -187,6 +187,27 @@ impl Workload {
         self.authors.iter().map(|author| author.pubkey)
     }
 
+    /// The same event as its author would publish it anew at another time. For events of [`Spec::authors`].
+    pub fn again(&self, event: &Event, created_at: u64) -> Event {
+        self.finish(Event { created_at, ..event.clone() })
+    }
+
+    /// The author's request to delete an event (NIP-09).
+    pub fn deletion(&self, event: &Event, created_at: u64) -> Event {
+        let mut tags = TagWriter::new();
+        tags.tag(&["e", &const_hex::encode(event.id)]);
+        tags.tag(&["k", &event.kind.to_string()]);
+        self.finish(Event { created_at, kind: 5, tags: tags.finish(), content: literal(""), ..event.clone() })
+    }
+
+    fn finish(&self, mut event: Event) -> Event {
+        event.id = id(&event);
+        if let Signer::Author(author) = event.signer {
+            event.sig = signature(&event.id, &self.authors[author as usize].keypair, self.spec.sign);
+        }
+        event
+    }
+
     fn draw_chunk(&mut self) -> Vec<Event> {
         let count = (self.spec.events - self.made).min(CHUNK as u64);
         (0..count).map(|_| self.draw()).collect()
@@ -489,12 +510,7 @@ impl Iterator for Workload {
         let (_, drawn) = rayon::join(
             || {
                 chunk.par_iter_mut().zip(keys).with_min_len(16).for_each(|(event, key)| {
-                    event.sig = if sign {
-                        schnorr::sign_with_aux_rand(&event.id, &key, &[0; 32]).to_byte_array()
-                    } else {
-                        let seed = u64::from_le_bytes(event.id[..8].try_into().unwrap_or_default());
-                        Rng::new(seed, 0).bytes()
-                    };
+                    event.sig = signature(&event.id, &key, sign);
                 });
             },
             || self.draw_chunk(),
@@ -513,6 +529,14 @@ fn key(secret: &[u8; 32]) -> Keypair {
         }
         secret[31] = secret[31].wrapping_add(1);
     }
+}
+
+fn signature(id: &[u8; 32], key: &Keypair, sign: bool) -> [u8; 64] {
+    if sign {
+        return schnorr::sign_with_aux_rand(id, key, &[0; 32]).to_byte_array();
+    }
+    let seed = u64::from_le_bytes(id[..8].try_into().unwrap_or_default());
+    Rng::new(seed, 0).bytes()
 }
 
 /// SHA-256 of the canonical serialisation of NIP-01.

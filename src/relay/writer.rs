@@ -118,8 +118,8 @@ fn turn(core: &Core, first: ToWriter, queue: &Receiver<ToWriter>) -> (Option<ToW
     (left_over, end)
 }
 
-/// Stores batches of the bulk door in one transaction, this one and those that follow, until they come to enough or something else
-/// is to be done, which is returned.
+/// Stores batches of the bulk door together, this one and those that follow, until they come to enough or something else is to be
+/// done, which is returned.
 fn bulk(core: &Core, first: ToWriter, queue: &Receiver<ToWriter>) -> Option<ToWriter> {
     let empty = core.settings.alone && core.store.is_empty().unwrap_or(false);
     let enough = if empty { FIRST_BULK_BYTES } else { BULK_BYTES };
@@ -143,8 +143,7 @@ fn bulk(core: &Core, first: ToWriter, queue: &Receiver<ToWriter>) -> Option<ToWr
         }
         next = queue.recv().ok();
     };
-    load.apply(core);
-    load.commit(core);
+    load.finish(core);
     // The pages that so large a transaction replaced are room for the next one, not for the one after it: a growing database would
     // carry them along twice.
     if !empty && bytes >= MAX_BYTES {
@@ -153,40 +152,50 @@ fn bulk(core: &Core, first: ToWriter, queue: &Receiver<ToWriter>) -> Option<ToWr
     left_over
 }
 
-/// Batches of the bulk door on their way into one transaction.
+/// Batches of the bulk door on their way into a transaction, or into a few when they replace much of what is stored.
 #[derive(Default)]
 struct Load<'c> {
     waiting: Vec<(Batch, Done)>,
     transaction: Option<Result<store::Batch<'c>, StoreError>>,
-    /// `Err` was settled before the transaction, `Ok` is true if it is committed.
+    /// `Err` is settled, `Ok` is true if the transaction is committed.
     applied: Vec<(Done, Vec<Result<Outcome, Outcome>>)>,
 }
 
 impl<'c> Load<'c> {
     /// Applies what waits. After a fault there is no transaction any more, and no outcome counts.
     fn apply(&mut self, core: &'c Core) {
-        let transaction = self.transaction.get_or_insert_with(|| core.batch());
-        for (batch, done) in self.waiting.drain(..) {
-            let mut apply = |event: Prepared| {
-                let applied = match transaction {
-                    Ok(open) => open.apply(&event),
-                    Err(_) => return Outcome::Stored,
-                };
-                match applied {
-                    Ok(applied) => outcome(applied),
-                    Err(error) => {
-                        *transaction = Err(error);
-                        Outcome::Stored
-                    }
+        for (batch, done) in std::mem::take(&mut self.waiting) {
+            self.applied.push((done, Vec::with_capacity(batch.len())));
+            for item in batch {
+                let said = item.map(|event| self.apply_one(core, &event));
+                if let Some((_, outcomes)) = self.applied.last_mut() {
+                    outcomes.push(said);
                 }
-            };
-            self.applied.push((done, batch.into_iter().map(|item| item.map(&mut apply)).collect()));
+                if matches!(&self.transaction, Some(Ok(open)) if open.is_large()) {
+                    self.commit(core);
+                }
+            }
         }
     }
 
-    /// Commits, and tells everybody.
-    fn commit(self, core: &Core) {
-        let Some(transaction) = self.transaction else { return };
+    fn apply_one(&mut self, core: &'c Core, event: &Prepared) -> Outcome {
+        let transaction = self.transaction.get_or_insert_with(|| core.batch());
+        let applied = match transaction {
+            Ok(open) => open.apply(event),
+            Err(_) => return Outcome::Stored,
+        };
+        match applied {
+            Ok(applied) => outcome(applied),
+            Err(error) => {
+                *transaction = Err(error);
+                Outcome::Stored
+            }
+        }
+    }
+
+    /// Commits what was applied, and settles its outcomes. After a fault nothing more is applied.
+    fn commit(&mut self, core: &Core) {
+        let Some(transaction) = self.transaction.take() else { return };
         let committed = transaction.and_then(|open| {
             let next_seq = open.next_seq();
             open.commit().map(|()| next_seq)
@@ -198,12 +207,23 @@ impl<'c> Load<'c> {
             }
             Err(error) => note_failure(core, Some(error)),
         }
+        for said in self.applied.iter_mut().flat_map(|(_, outcomes)| outcomes) {
+            if let Ok(outcome) = said {
+                *said = Err(match &committed {
+                    Ok(_) => std::mem::replace(outcome, Outcome::Stored),
+                    Err(error) => failed(error),
+                });
+            }
+        }
+        self.transaction = committed.err().map(Err);
+    }
+
+    /// Commits what is left, and tells everybody.
+    fn finish(mut self, core: &'c Core) {
+        self.apply(core);
+        self.commit(core);
         for (done, outcomes) in self.applied {
-            let settle = |outcome: Result<Outcome, Outcome>| match (outcome, &committed) {
-                (Ok(_), Err(error)) => failed(error),
-                (Ok(outcome), Ok(_)) | (Err(outcome), _) => outcome,
-            };
-            let _ = done.send(outcomes.into_iter().map(settle).collect());
+            let _ = done.send(outcomes.into_iter().map(|said| said.unwrap_or_else(|said| said)).collect());
         }
         // Nobody keeps a million events in memory for those who may be subscribed to some of them: they are read from the log.
         core.live.look();
@@ -244,8 +264,15 @@ fn note_success(core: &Core) {
     }
 }
 
-/// Stores what was published, in one transaction.
+/// Stores what was published, in one transaction unless it replaces much.
 fn store_all(core: &Core, incoming: Vec<Storable>) {
+    let mut incoming = incoming.into_iter();
+    while incoming.len() > 0 {
+        store_some(core, &mut incoming);
+    }
+}
+
+fn store_some(core: &Core, incoming: &mut std::vec::IntoIter<Storable>) {
     let mut answers = Vec::with_capacity(incoming.len());
     let mut stored = Vec::new();
     let written = store(core, incoming, &mut answers, &mut stored);
@@ -265,10 +292,10 @@ fn store_all(core: &Core, incoming: Vec<Storable>) {
     }
 }
 
-/// Applies everything in one transaction and commits it. When it fails everyone has an answer in `answers` all the same.
+/// Applies events in one transaction until it is large, and commits it. When that fails they have an answer in `answers` all the same.
 fn store(
     core: &Core,
-    incoming: Vec<Storable>,
+    incoming: &mut std::vec::IntoIter<Storable>,
     answers: &mut Vec<(Reply, Outcome)>,
     stored: &mut Vec<LiveEvent>,
 ) -> Result<(), StoreError> {
@@ -294,6 +321,9 @@ fn store(
             }
         }
         answers.push((reply, said));
+        if batch.as_ref().is_ok_and(store::Batch::is_large) {
+            break;
+        }
     }
     let batch = batch?;
     let gone = batch.removed_again();

@@ -22,6 +22,11 @@ use super::statistics::Tally;
 use super::{Store, StoreError, damaged_key, find_id, get_record, next_seq, tombstone, write_next_seq};
 use crate::nostr::{Event, EventFields, EventId, Kind, KindClass, PublicKey, TagRef};
 
+/// A transaction with so many entries to delete as the database has pages, divided by this, is a large one; in small databases with so
+/// many.
+const LARGE_SHARE: usize = 64;
+const LARGE_LEAST: usize = 512;
+
 /// What a batch did with an event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Applied {
@@ -77,6 +82,11 @@ pub struct Batch<'s> {
     /// A list of the operator's was changed, see `lists`.
     lists_changed: bool,
     removed_again: HashSet<Seq>,
+    /// Bytes of the records that were stored, and of those that were removed.
+    stored_bytes: usize,
+    removed_bytes: usize,
+    /// So many entries to delete make a large transaction.
+    large: usize,
     tally: Tally,
 }
 
@@ -104,6 +114,9 @@ impl<'s> Batch<'s> {
             removed: false,
             lists_changed: false,
             removed_again: HashSet::new(),
+            stored_bytes: 0,
+            removed_bytes: 0,
+            large: (store.env().info().last_page_number / LARGE_SHARE).max(LARGE_LEAST),
             tally,
         })
     }
@@ -111,6 +124,15 @@ impl<'s> Batch<'s> {
     /// This batch with these rules in place of all.
     pub fn under(self, rules: Rules) -> Self {
         Batch { rules, ..self }
+    }
+
+    /// Whether this transaction replaces so much that it should be committed before it goes on.
+    ///
+    /// Entries of tags stand all over their table, so for each that is deleted LMDB writes a page anew; the old ones are free only after
+    /// the next commit. What a database needs beside its content is therefore twice what its transactions touch. Where
+    /// the content grows, it takes in what they leave behind; where as much goes as comes, the file would be so much larger for ever.
+    pub fn is_large(&self) -> bool {
+        self.pending.deletions() >= self.large && self.removed_bytes >= self.stored_bytes / 2
     }
 
     /// The number the next stored event will get.
@@ -168,6 +190,7 @@ impl<'s> Batch<'s> {
         let bytes = bytes.to_vec();
         tables.events.delete(&mut self.txn, &keys::seq_bytes(seq))?;
         self.removed = true;
+        self.removed_bytes += bytes.len();
         // Which entries a damaged record had, nobody can tell any more. They lead nowhere and are passed over.
         let record = Record::new(&bytes);
         self.tally.removed(record.as_ref(), seq);
@@ -292,6 +315,7 @@ impl<'s> Batch<'s> {
         }
         self.tally.stored(&record, seq);
         self.pending.put(&record, event.stems(), seq);
+        self.stored_bytes += record.as_bytes().len();
         self.next_seq += 1;
         Ok(seq)
     }

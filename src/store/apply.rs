@@ -15,7 +15,7 @@ use heed::{PutFlags, RwTxn};
 
 use super::keys::{self, Index, Posting, SEQ_END, Seq, Short};
 use super::pending::Pending;
-use super::prepare::{Prepared, address_stem};
+use super::prepare::{Prepared, address_stem, further_stems};
 use super::record::Record;
 use super::schema::Tables;
 use super::statistics::Tally;
@@ -197,7 +197,9 @@ impl<'s> Batch<'s> {
         let Some(record) = record else { return Ok(true) };
         let hasher = self.store.hasher();
         if let Some(stem) = address_stem(hasher, record.kind(), &record.pubkey(), || record.identifier()) {
-            tables.addresses.delete(&mut self.txn, &keys::address_key(stem, seq))?;
+            for stem in further_stems(self.store, &record, Some(stem)).into_iter().chain([stem]) {
+                tables.addresses.delete(&mut self.txn, &keys::address_key(stem, seq))?;
+            }
         }
         if let Some(at) = record.expiration() {
             tables.expirations.delete(&mut self.txn, &keys::expiration_key(at, seq))?;
@@ -308,7 +310,9 @@ impl<'s> Batch<'s> {
         tables.events.put_with_flags(&mut self.txn, PutFlags::APPEND, &keys::seq_bytes(seq), record.as_bytes())?;
         if let Some(stem) = event.address() {
             let time = keys::index_time(record.created_at()).to_be_bytes();
-            tables.addresses.put(&mut self.txn, &keys::address_key(stem, seq), &time)?;
+            for &stem in event.further_stems().iter().chain([&stem]) {
+                tables.addresses.put(&mut self.txn, &keys::address_key(stem, seq), &time)?;
+            }
         }
         if let Some(at) = event.expiration() {
             tables.expirations.put(&mut self.txn, &keys::expiration_key(at, seq), &[])?;

@@ -10,6 +10,7 @@ use siphasher::sip128::{Hasher128, SipHasher13};
 
 use super::keys::{self, Index, Posting, Seq};
 use super::plan::Order;
+use super::prepare::{address_stem, further_stems};
 use super::scan::{Budget, Progress, Scan};
 use super::sound::Depth;
 use super::statistics::Statistics;
@@ -273,7 +274,9 @@ impl Store {
             keys::each_entry(&record, &keys::tag_stems(self.hasher(), &record), seq, &mut |index, entry| {
                 expected[index as usize].add(&entry.key(index), &entry.value(index));
             });
-            addressed += u64::from(matches!(record.kind().class(), KindClass::Replaceable | KindClass::Addressable));
+            if let Some(stem) = address_stem(self.hasher(), record.kind(), &record.pubkey(), || record.identifier()) {
+                addressed += 1 + further_stems(self, &record, Some(stem)).len() as u64;
+            }
             if let Some(at) = record.expiration() {
                 expiring += 1;
                 if tables.expirations.get(&txn, &keys::expiration_key(at, seq))?.is_none() {

@@ -122,6 +122,8 @@ struct Inner {
     tables: Tables,
     hasher: KeyHasher,
     owners: count::Owners,
+    /// See [`EVERY_D`].
+    every_d: bool,
     path: PathBuf,
     /// Numbers of the events whose records could not be read, as far as anybody asked for them.
     damaged: Mutex<BTreeSet<Seq>>,
@@ -170,6 +172,7 @@ impl Store {
     fn begin(env: Env<WithoutTls>, tables: Tables, path: &Path) -> Result<Store, StoreError> {
         let rtxn = env.read_txn()?;
         let known = read_meta::<Meta>(&tables, &rtxn, META)?;
+        let mut every_d = read_meta::<bool>(&tables, &rtxn, EVERY_D)?.unwrap_or(false);
         drop(rtxn);
         let hasher = match known {
             Some(meta) => meta.check()?,
@@ -177,7 +180,10 @@ impl Store {
                 // Another process may have been faster: look again under the write lock.
                 let mut wtxn = env.write_txn()?;
                 match read_meta::<Meta>(&tables, &wtxn, META)? {
-                    Some(meta) => meta.check()?,
+                    Some(meta) => {
+                        every_d = read_meta::<bool>(&tables, &wtxn, EVERY_D)?.unwrap_or(false);
+                        meta.check()?
+                    }
                     None => {
                         let mut key = [0; 16];
                         getrandom::fill(&mut key)
@@ -185,6 +191,8 @@ impl Store {
                         let meta = Meta { schema: schema::VERSION, hash_key: key };
                         write_meta(&tables, &mut wtxn, META, &meta)?;
                         write_next_seq(&tables, &mut wtxn, 0)?;
+                        every_d = true;
+                        write_meta(&tables, &mut wtxn, EVERY_D, &every_d)?;
                         wtxn.commit()?;
                         KeyHasher(key)
                     }
@@ -194,7 +202,7 @@ impl Store {
         // Slots of processes that died would pin pages for ever.
         env.clear_stale_readers()?;
         let (owners, damaged) = Default::default();
-        Ok(Store { inner: Arc::new(Inner { env, tables, hasher, owners, path: path.into(), damaged }) })
+        Ok(Store { inner: Arc::new(Inner { env, tables, hasher, owners, every_d, path: path.into(), damaged }) })
     }
 
     /// The folder the database lies in.
@@ -319,6 +327,10 @@ impl Store {
         &self.inner.owners
     }
 
+    fn addresses_hold_every_d(&self) -> bool {
+        self.inner.every_d
+    }
+
     fn hasher(&self) -> &KeyHasher {
         &self.inner.hasher
     }
@@ -346,6 +358,9 @@ impl Store {
 
 const META: &str = "database";
 const NEXT_SEQ: &str = "next_seq";
+/// Whether `addresses` holds addressable events under each of their `d` values. A database without this note was made when they stood
+/// under the first alone; it stays so, and only costs more when it is asked for addresses.
+const EVERY_D: &str = "addresses_hold_every_d";
 
 /// What must be known before anything else can be read.
 #[derive(serde::Serialize, serde::Deserialize)]

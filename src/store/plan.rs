@@ -13,7 +13,7 @@ use heed::RoTxn;
 use super::keys::{self, Index, Posting, Short};
 use super::prepare;
 use super::{Store, StoreError, damaged_key};
-use crate::nostr::{EventId, Filter, Kind, KindClass};
+use crate::nostr::{EventId, Filter, Kind, KindClass, TagValue};
 
 /// The direction of an answer.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -225,24 +225,48 @@ pub fn plan(
 /// The addresses of all that the filter can match, if it asks for replaceable kinds of authors and wants nearly all there is: profiles, lists.
 /// `addresses` holds one short entry for each of them and is a small part of what `authors` is.
 ///
-/// Not for addressable kinds: they stand under their first `d` tag, and a filter may mean another one.
+/// Of addressable kinds it must name values of `d`, few of them: one author may have many, and many authors the same.
 fn addresses(store: &Store, filter: &Filter) -> Option<Vec<Short>> {
     /// More than this is merged in slices instead.
     const MOST: usize = 1000;
-    let (Some(authors), Some(kinds), []) = (&filter.authors, &filter.kinds, &filter.tags[..]) else { return None };
-    let count = authors.len().checked_mul(kinds.len())?;
+    let (Some(authors), Some(kinds)) = (&filter.authors, &filter.kinds) else { return None };
+    let identifiers: &[TagValue] = match &filter.tags[..] {
+        [] => &[],
+        [(name, values)] if name.as_byte() == b'd' && store.addresses_hold_every_d() => values,
+        _ => return None,
+    };
+    let count = authors.len().checked_mul(kinds.len())?.checked_mul(identifiers.len().max(1))?;
+    let most = if identifiers.is_empty() { MOST } else { FEW };
     let wanted = filter.limit.map_or(usize::MAX, |limit| usize::try_from(limit).unwrap_or(usize::MAX));
-    let fits = count <= MOST && count <= wanted.saturating_mul(2);
-    if !fits || kinds.iter().any(|kind| kind.class() != KindClass::Replaceable) {
+    let looked_up = |kind: &Kind| match kind.class() {
+        KindClass::Replaceable => true,
+        KindClass::Addressable => !identifiers.is_empty(),
+        KindClass::Regular | KindClass::Ephemeral => false,
+    };
+    if count > most || count > wanted.saturating_mul(2) || !kinds.iter().all(looked_up) {
         return None;
     }
-    let stem = |kind: Kind, author| {
+    let stem = |kind: Kind, author, identifier: &str| {
         let mut stem = Short::EMPTY;
-        stem.push(&prepare::address_stem(store.hasher(), kind, author, || "")?.to_be_bytes()[1..]);
+        stem.push(&prepare::address_stem(store.hasher(), kind, author, || identifier)?.to_be_bytes()[1..]);
         Some(stem)
     };
-    let of = |author| kinds.iter().filter_map(move |kind| stem(*kind, author));
-    let mut stems: Vec<Short> = authors.iter().flat_map(of).collect();
+    let identifiers: Vec<String> = match identifiers {
+        [] => vec![String::new()],
+        values => values
+            .iter()
+            .map(|value| match value {
+                TagValue::Text(text) => text.to_string(),
+                TagValue::Hex(bytes) => const_hex::encode(bytes),
+            })
+            .collect(),
+    };
+    let mut stems = Vec::with_capacity(count);
+    for author in authors {
+        for kind in kinds {
+            stems.extend(identifiers.iter().filter_map(|identifier| stem(*kind, author, identifier)));
+        }
+    }
     // In the order of the table; two that share their hash are looked up once.
     stems.sort_unstable();
     stems.dedup();
@@ -489,5 +513,94 @@ impl Cursor {
             }
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::nostr::{Event, EventFields, PublicKey, Signature, TagName};
+    use crate::store::scan::{Budget, Progress, Scan};
+    use crate::store::{EVERY_D, write_meta};
+
+    fn article(n: u8, d: &[&str]) -> Event {
+        let mut event = Event {
+            id: EventId([n; 32]),
+            pubkey: PublicKey([7; 32]),
+            created_at: u64::from(n),
+            kind: Kind(30_023),
+            tags: Default::default(),
+            content: String::new().into(),
+            sig: Signature([0; 64]),
+        };
+        d.iter().for_each(|d| event.tags.push(["d", d]));
+        event
+    }
+
+    fn apply(store: &Store, event: &Event) {
+        let mut batch = store.batch(0).expect("batch");
+        batch.apply(&store.prepare(event)).expect("apply");
+        batch.commit().expect("commit");
+    }
+
+    /// The ids found by every plan, and whether the planner would look the address up.
+    fn ask(store: &Store, d: &str) -> (Vec<u8>, bool) {
+        let filter = Filter {
+            authors: Some(vec![PublicKey([7; 32])]),
+            kinds: Some(vec![Kind(30_023)]),
+            tags: vec![(TagName::from_byte(b'd').expect("a letter"), vec![TagValue::new(d)])],
+            ..Filter::default()
+        };
+        let answer = |force: Option<usize>| {
+            let mut scan = Scan::new(vec![filter.clone()], Order::NewestFirst);
+            if let Some(candidate) = force {
+                scan = scan.forced(candidate);
+            }
+            let mut ids = Vec::new();
+            let mut each = |record: &crate::store::Record<'_>| {
+                ids.push(record.id().0[0]);
+                std::ops::ControlFlow::Continue(())
+            };
+            while scan.run(store, 0, Budget::COMMAND, &mut each).expect("scan") == Progress::More {}
+            ids
+        };
+        let chosen = answer(None);
+        (0..5).for_each(|candidate| assert_eq!(answer(Some(candidate)), chosen, "candidate {candidate} for {d}"));
+        let txn = store.read().expect("transaction");
+        let plan = plan(store, &txn, &filter, Order::NewestFirst, None).expect("plan");
+        (chosen, matches!(plan, Plan::Addresses(_)))
+    }
+
+    #[test]
+    fn an_address_is_looked_up_and_any_value_of_d_is_one() {
+        let folder = tempfile::tempdir().expect("folder");
+        let key = "ab".repeat(32);
+        let entries = |store: &Store| store.tables().addresses.len(&store.read().expect("transaction")).expect("len");
+        let store = Store::open(folder.path(), 1 << 30).expect("open");
+        apply(&store, &article(1, &["a", "b", "a"]));
+        apply(&store, &article(2, &["b", &key]));
+        apply(&store, &article(3, &[]));
+        assert_eq!(entries(&store), 5);
+        assert_eq!(ask(&store, "a"), (vec![1], true));
+        assert_eq!(ask(&store, "b"), (vec![2, 1], true));
+        assert_eq!(ask(&store, &key), (vec![2], true));
+        assert_eq!(ask(&store, ""), (vec![], true));
+        // What replaces has other values beside the first.
+        apply(&store, &article(4, &["a", "c"]));
+        assert_eq!(entries(&store), 5);
+        assert_eq!(ask(&store, "b"), (vec![2], true));
+        assert_eq!(ask(&store, "c"), (vec![4], true));
+        drop(store);
+        // A database of before: further values are not there, and nobody looks for them.
+        let store = Store::open(folder.path(), 1 << 30).expect("open");
+        let mut txn = store.env().write_txn().expect("transaction");
+        write_meta(store.tables(), &mut txn, EVERY_D, &false).expect("write");
+        txn.commit().expect("commit");
+        drop(store);
+        let store = Store::open(folder.path(), 1 << 30).expect("open");
+        apply(&store, &article(5, &["e", "f"]));
+        assert_eq!(entries(&store), 6);
+        assert_eq!(ask(&store, "f"), (vec![5], false));
+        assert_eq!(ask(&store, "e"), (vec![5], false));
     }
 }

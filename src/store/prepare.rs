@@ -2,11 +2,12 @@
 //! entries need, what the write rules ask. The writer is one thread; whatever it need not do itself makes the rest faster.
 
 use std::cell::Cell;
+use std::ops::ControlFlow;
 
 use super::Store;
 use super::keys::{self, KeyHasher};
 use super::record::{Record, encode};
-use crate::nostr::{Event, Kind, KindClass, PublicKey};
+use crate::nostr::{Event, EventFields, Kind, KindClass, PublicKey, TagRef};
 
 /// An event ready to be stored. Whether its id and signature are right is its maker's business.
 #[derive(Debug)]
@@ -16,6 +17,8 @@ pub struct Prepared {
     stems: Box<[u64]>,
     /// The stem under which it stands in `addresses`, if it can be replaced.
     address: Option<u64>,
+    /// See [`further_stems`].
+    further: Box<[u64]>,
     expiration: Option<u64>,
 }
 
@@ -51,6 +54,10 @@ impl Prepared {
         self.address
     }
 
+    pub(super) fn further_stems(&self) -> &[u64] {
+        &self.further
+    }
+
     /// When the event expires (NIP-40).
     pub fn expiration(&self) -> Option<u64> {
         self.expiration
@@ -69,10 +76,12 @@ impl Store {
         }
         // One that is malformed is refused where expiration counts. Elsewhere what can be read of it must agree with the record.
         let expiration = event.expiration().unwrap_or_else(|_| Record::of_encoded(&record).expiration());
+        let address = address_stem(self.hasher(), event.kind, &event.pubkey, || event.identifier());
         Prepared {
             record,
             stems: keys::tag_stems(self.hasher(), event).into_boxed_slice(),
-            address: address_stem(self.hasher(), event.kind, &event.pubkey, || event.identifier()),
+            address,
+            further: further_stems(self, event, address).into_boxed_slice(),
             expiration,
         }
     }
@@ -91,4 +100,28 @@ pub fn address_stem<S: AsRef<str>>(
         KindClass::Regular | KindClass::Ephemeral => return None,
     };
     Some(hash >> 8)
+}
+
+/// The stems of an addressable event's `d` values beside its identifier, the first of them. No version is looked up there, but questions
+/// are: a filter may mean any of them. None in a database that was made before they were kept.
+pub fn further_stems(store: &Store, event: &impl EventFields, address: Option<u64>) -> Vec<u64> {
+    let (kind, author) = (event.kind(), event.pubkey());
+    let mut stems = Vec::new();
+    if kind.class() != KindClass::Addressable || !store.addresses_hold_every_d() {
+        return stems;
+    }
+    let _ = event.visit_indexed_tags(|name, value| {
+        if name.as_byte() == b'd' {
+            let hash = match value {
+                TagRef::Text(text) => store.hasher().address_hash(kind, &author, text),
+                TagRef::Hex(bytes) => store.hasher().address_hash(kind, &author, &const_hex::encode(bytes)),
+            };
+            stems.push(hash >> 8);
+        }
+        ControlFlow::Continue(())
+    });
+    stems.sort_unstable();
+    stems.dedup();
+    stems.retain(|stem| Some(*stem) != address);
+    stems
 }

@@ -17,7 +17,7 @@
 //!
 //! `t` is `created_at` clamped to 32 bits; the exact value is in the record. `h7` is the first seven bytes of a SipHash-1-3
 //! under a key drawn for each database. Replaceable kinds stand in `addresses` as well, with an empty identifier:
-//! it is where the version to beat is looked up.
+//! it is where the version to beat is looked up. Addressable events with several `d` values stand under each of them.
 
 use heed::types::Bytes;
 use heed::{CommitOrAbort, DatabaseFlags, Env, RoTxn, RwTxn, WithoutTls};

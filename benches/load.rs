@@ -162,6 +162,10 @@ impl Running {
         self.pid.and_then(process::cpu_seconds).unwrap_or(f64::NAN)
     }
 
+    fn disk_reads(&self) -> f64 {
+        self.pid.and_then(process::disk_reads).unwrap_or(f64::NAN)
+    }
+
     fn memory(&self, name: &str) -> f64 {
         self.pid.and_then(|pid| process::memory(pid, name)).unwrap_or(f64::NAN)
     }
@@ -458,6 +462,7 @@ impl Bench {
                 "p50 ms",
                 "p99 ms",
                 "CPU µs",
+                "disk reads",
                 "refused",
                 "differs",
                 "driver",
@@ -466,11 +471,11 @@ impl Bench {
             ]);
             for shape in SHAPES.iter().filter(named) {
                 eprintln!("{connections} connections: {}", shape.name);
-                let mut cells: Vec<Vec<(Asked, f64, f64)>> = self.contenders.iter().map(|_| Vec::new()).collect();
+                let mut cells: Vec<Vec<(Asked, f64, f64, f64)>> = self.contenders.iter().map(|_| Vec::new()).collect();
                 for round in 0..self.args.rounds {
                     for (contender, cell) in self.contenders.iter().zip(&mut cells) {
                         let Some(running) = &contender.running else { continue };
-                        let (cpu, own) = (running.cpu(), own_cpu());
+                        let (cpu, own, reads) = (running.cpu(), own_cpu(), running.disk_reads());
                         let seed = round as u64;
                         let asked = runtime.block_on(drive::ask(
                             &running.target,
@@ -481,7 +486,10 @@ impl Bench {
                             seed,
                         ));
                         match asked {
-                            Ok(asked) => cell.push((asked, running.cpu() - cpu, own_cpu() - own)),
+                            Ok(asked) => {
+                                let (cpu, own) = (running.cpu() - cpu, own_cpu() - own);
+                                cell.push((asked, cpu, own, running.disk_reads() - reads));
+                            }
                             Err(error) => eprintln!("{}: {}: {error}", contender.name, shape.name),
                         }
                     }
@@ -498,6 +506,7 @@ impl Bench {
                     let refused = median(cell.iter().map(|c| c.0.refused as f64));
                     let rate = median(cell.iter().map(|c| c.0.questions as f64 / c.0.seconds));
                     let cpu = median(cell.iter().map(|c| c.1 / c.0.questions.max(1) as f64 * 1e6));
+                    let reads = median(cell.iter().map(|c| c.3 / c.0.questions.max(1) as f64));
                     let (base_rate, base_cpu) = *base.get_or_insert((rate, cpu));
                     let differs: usize =
                         cell.iter().zip(&reference).map(|(c, first)| differing(&c.0.first, first)).sum();
@@ -515,6 +524,7 @@ impl Bench {
                         number(p50),
                         number(p99),
                         number(cpu),
+                        number(reads),
                         number(refused),
                         differs.to_string(),
                         percent(median(cell.iter().map(|c| c.2 / c.0.seconds))),

@@ -12,6 +12,11 @@ use super::Result;
 /// The unit of the times in /proc/PID/stat, fixed in Linux's interface.
 const TICKS_PER_SECOND: f64 = 100.0;
 
+/// How often a process had to wait for a page of a file to be read from the disk.
+pub fn disk_reads(pid: u32) -> Option<f64> {
+    stat_fields(pid, &[11]).map(|seconds| seconds * TICKS_PER_SECOND)
+}
+
 /// User and system time of a process, all its threads, ended ones included, in seconds.
 pub fn cpu_seconds(pid: u32) -> Option<f64> {
     stat_fields(pid, &[13, 14])

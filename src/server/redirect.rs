@@ -53,7 +53,9 @@ impl Redirect {
         let Some(host) = self.host(asked, |name| tls.covers(name)) else {
             return text(StatusCode::BAD_REQUEST, "This relay is reached over https:// and wss:// only.\n");
         };
-        let rest = request.uri().path_and_query().map_or("/", |path| path.as_str());
+        // `OPTIONS *` has a path that is none, and would become part of the name.
+        let rest = request.uri().path_and_query().map(|path| path.as_str()).filter(|path| path.starts_with('/'));
+        let rest = rest.unwrap_or("/");
         let mut response = text(
             StatusCode::PERMANENT_REDIRECT,
             format!("This relay is at wss://{host}, for browsers at https://{host}\n"),

@@ -195,6 +195,7 @@ fn plain_http_is_led_to_https() {
         ("GET /a?b=c HTTP/1.1\r\nHost: relay.test:80\r\n\r\n", format!("{place}/a?b=c")),
         ("GET / HTTP/1.1\r\nHost: evil.test\r\n\r\n", format!("{place}/")),
         ("POST / HTTP/1.1\r\nHost: relay.test\r\nContent-Length: 0\r\n\r\n", format!("{place}/")),
+        ("OPTIONS * HTTP/1.1\r\nHost: relay.test\r\n\r\n", format!("{place}/")),
         (&*HANDSHAKE.replace("Host: relay", "Host: relay.test"), format!("{place}/")),
     ] {
         // On port 80, and on that of TLS, where somebody began with http://.

@@ -145,7 +145,7 @@ fn comes_back_by_export(relay: &Relay, expected: &BTreeMap<EventId, String>) {
 fn comes_back_after_export_and_import(relay: &Relay, expected: &BTreeMap<EventId, String>) {
     let copy = tempfile::tempdir().expect("a temporary folder");
     let store = Store::open(copy.path(), common::MAP).expect("open");
-    let copy = Relay::start(store, relay.settings().clone()).expect("start");
+    let copy = Relay::start(store, (*relay.settings()).clone()).expect("start");
     let outcomes = copy.ingest(export(relay), false).recv().expect("outcomes");
     assert!(outcomes.iter().all(|outcome| *outcome == Outcome::Stored));
     comes_back_by_export(&copy, expected);

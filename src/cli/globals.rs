@@ -5,7 +5,8 @@ use std::path::PathBuf;
 use clap::Args;
 
 use super::failure::{Failure, complain};
-use crate::config::{Address, Config, Loaded, Sources, load};
+use crate::config::{Address, Config, DEFAULT_FILE, Loaded, Sources, choose_file, load};
+use crate::server::Source;
 use crate::store::Store;
 
 /// Flags that every command knows.
@@ -26,12 +27,18 @@ pub(super) struct Globals {
 impl Globals {
     /// The settings in force.
     pub(super) fn load(&self) -> Result<Config, Failure> {
-        self.load_with(&[])
+        Ok(load_warned(self.sources(self.config.clone()))?.config)
     }
 
-    /// The settings in force, with these addresses to listen on when there are any.
-    pub(super) fn load_with(&self, listen: &[Address]) -> Result<Config, Failure> {
-        Ok(load_warned(Sources { listen: listen.to_vec(), ..self.sources(self.config.clone()) })?.config)
+    /// The settings for a relay, with these addresses to listen on when there are any, and where it finds them again.
+    pub(super) fn load_for_relay(&self, listen: &[Address]) -> Result<(Config, Source), Failure> {
+        let sources = Sources { listen: listen.to_vec(), ..self.sources(self.config.clone()) };
+        // One that is not there yet may come.
+        let file = choose_file(&sources).unwrap_or_else(|| DEFAULT_FILE.into());
+        let again = sources.clone();
+        // Looked at before it is read: no change comes between.
+        let source = Source::new(move || load(again.clone()), &file);
+        Ok((load_warned(sources)?.config, source))
     }
 
     /// The settings in force when this is the file.

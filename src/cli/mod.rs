@@ -2,8 +2,9 @@
 //!
 //! | file | what |
 //! |---|---|
-//! | `relay` `import` `export` `scan` `delete` `info` `verify` `backup` `compact` `config` `admin` `drain` `restart` `manual` `setup` `doctor` | the subcommands |
+//! | `relay` `import` `export` `scan` `delete` `info` `verify` `backup` `compact` `config` `admin` `drain` `restart` `reload` `manual` `setup` `doctor` | the subcommands |
 //! | `globals` | the flags of every command, and the configuration they lead to |
+//! | `desk` | asking a running relay |
 //! | `failure` | how a command fails: exit codes, and what the user is told |
 //! | `filters` `time` | filters and times as arguments |
 //! | `input` `output` | lines in and out, compressed or not |
@@ -17,6 +18,7 @@ mod backup;
 mod compact;
 mod config;
 mod delete;
+mod desk;
 mod disk;
 mod doctor;
 mod drain;
@@ -35,6 +37,7 @@ mod output;
 mod probe;
 mod progress;
 mod relay;
+mod reload;
 mod restart;
 mod scan;
 mod setup;
@@ -97,6 +100,7 @@ enum Command {
     Key(key::KeyArgs),
     Drain(drain::DrainArgs),
     Restart(restart::RestartArgs),
+    Reload(reload::ReloadArgs),
     Completions(manual::CompletionsArgs),
     Man(manual::ManArgs),
 }
@@ -150,6 +154,7 @@ fn run(cli: Cli) -> Outcome {
         Some(Command::Key(args)) => key::run(&args, &globals),
         Some(Command::Drain(args)) => drain::run(&args, &globals),
         Some(Command::Restart(args)) => restart::run(&args, &globals),
+        Some(Command::Reload(args)) => reload::run(&args, &globals),
         Some(Command::Completions(args)) => manual::completions(&args),
         Some(Command::Man(args)) => manual::man(&args),
     }

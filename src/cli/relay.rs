@@ -14,7 +14,7 @@ use crate::server::{self, Listening, Neighbour};
 #[command(
     long_about = "Run the relay until Ctrl-C, SIGTERM, or the end of the terminal that it was started in (SIGHUP; with `nohup` it stays). It \
         then finishes what it accepted, within five seconds; a second signal, a second later or more, ends it at once. A relay \
-        without a terminal, as a service has none, takes no notice of SIGHUP. This is also what `ratite` without a command does.\n\n\
+        without a terminal, as a service has none, reads its configuration again on SIGHUP. This is also what `ratite` without a command does.\n\n\
         Nothing has to be configured: the data folder is created when it is missing. `ratite config` prints every \
         setting.",
     after_help = "\
@@ -41,12 +41,12 @@ fn parse_address(text: &str) -> Result<Address, String> {
 }
 
 pub(super) fn run(args: &RelayArgs, globals: &Globals) -> Outcome {
-    let config = globals.load_with(&args.listen)?;
+    let (config, source) = globals.load_for_relay(&args.listen)?;
     if args.detach {
         return restart::detach(&config);
     }
     let greeting = Greeting::new(&config);
-    server::run(config, &restart::successor(), |listening, beside| {
+    server::run(config, source, &restart::successor(), |listening, beside| {
         // A closed standard output is no reason not to serve.
         let _ = print(&greeting.text(listening, beside));
     })?;

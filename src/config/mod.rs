@@ -13,9 +13,11 @@
 //! | `file` | settings from TOML |
 //! | `sources` | settings from everywhere, and the check of the whole |
 //! | `template` | the commented default file |
+//! | `change` | what differs between two configurations, and when it is in force |
 //! | `problem` | what is wrong, where, and what to do about it |
 
 mod address;
+mod change;
 mod file;
 #[cfg(any(test, fuzzing))]
 #[path = "../../fuzz/settings.rs"]
@@ -36,9 +38,10 @@ use std::io::Read as _;
 use std::path::{Path, PathBuf};
 
 pub use address::{Address, AddressSource, Network};
+pub use change::{Change, Merged, merge};
 pub use problem::{ConfigError, Place, Problem};
 pub use rates::KindRate;
-pub use settings::{Config, Info, Limits, Listen, Membership, Policy, Rates, Storage, Tls};
+pub use settings::{Config, Effect, Info, Limits, Listen, Membership, Policy, Rates, Storage, Tls};
 pub use template::{template, template_with};
 pub use tls::CertificateSource;
 
@@ -113,7 +116,8 @@ pub fn load(sources: Sources) -> Result<Loaded, ConfigError> {
     }
 }
 
-fn choose_file(sources: &Sources) -> Option<PathBuf> {
+/// The file that would be read, if any.
+pub fn choose_file(sources: &Sources) -> Option<PathBuf> {
     let named =
         sources.environment.iter().find(|(name, value)| name == sources::CONFIG_FILE_VARIABLE && !value.is_empty());
     if let Some(path) = &sources.file {

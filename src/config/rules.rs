@@ -87,6 +87,10 @@ pub(super) trait Rule<T> {
     fn show(&self, value: &T) -> String;
     /// What may stand here, to follow "must be".
     fn expects(&self) -> String;
+    /// Whether the value must not be shown to anybody.
+    fn is_secret(&self) -> bool {
+        false
+    }
 }
 
 /// The unit of a [`Number`].
@@ -263,6 +267,31 @@ impl Rule<String> for Text {
 
     fn expects(&self) -> String {
         format!("text of at most {} characters", self.0)
+    }
+}
+
+/// A secret of at most so many visible characters without spaces, or nothing. It is never shown.
+pub(super) struct Secret(pub(super) usize);
+
+impl Rule<String> for Secret {
+    fn read(&self, raw: &Raw<'_>) -> Result<String, Fault> {
+        let text = raw.text().ok_or_else(|| Fault::Because(format!("must be {}", Rule::expects(self))))?;
+        if text.len() > self.0 || !text.bytes().all(|byte| byte.is_ascii_graphic()) {
+            return Err(Fault::Because(format!("must be {}", Rule::expects(self))));
+        }
+        Ok(text.to_owned())
+    }
+
+    fn show(&self, value: &String) -> String {
+        toml_text(if value.is_empty() { "" } else { "(hidden)" })
+    }
+
+    fn expects(&self) -> String {
+        format!("at most {} letters, digits and signs without spaces, or empty", self.0)
+    }
+
+    fn is_secret(&self) -> bool {
+        true
     }
 }
 

@@ -7,8 +7,8 @@ use std::path::PathBuf;
 use super::address::{Address, AddressSource, Network};
 use super::rates::{KindRate, KindRates};
 use super::rules::{
-    Addresses, Choice, Fault, Folder, GIB, KIB, Key, Keys, MIB, Mode, Names, Networks, Raw, Rule, Switch, TIB, Text,
-    Url, Urls, bytes, count, seconds,
+    Addresses, Choice, Fault, Folder, GIB, KIB, Key, Keys, MIB, Mode, Names, Networks, Raw, Rule, Secret, Switch, TIB,
+    Text, Url, Urls, bytes, count, seconds,
 };
 use super::tls::{AddressesOrNone, Email, HostNames, OptionalFile};
 use crate::nostr::PublicKey;
@@ -30,6 +30,23 @@ pub(super) struct Setting {
     pub(super) show: fn(&Config) -> String,
     /// Reads a value into a configuration.
     pub(super) read: fn(&Raw<'_>, &mut Config) -> Result<(), Fault>,
+    /// Takes the value of another configuration over.
+    pub(super) take: fn(&Config, &mut Config),
+    /// Its value is nobody's business.
+    pub(super) is_secret: fn() -> bool,
+    /// When a change of it is in force.
+    pub(super) effect: Effect,
+}
+
+/// When the change of a setting is in force in a running relay that reads its configuration again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Effect {
+    /// At once, for everybody.
+    Now,
+    /// For those who connect from then on.
+    NewConnections,
+    /// After a restart.
+    Restart,
 }
 
 /// The name of the environment variable for a setting: `RATITE_LIMITS_MAX_LIMIT`.
@@ -41,7 +58,7 @@ macro_rules! settings {
     ($(
         $(#[doc = $section_doc:literal])+
         $section:ident: $Section:ident {
-            $( $(#[doc = $doc:literal])+ $name:ident: $type:ty = $default:expr, $rule:expr; )+
+            $( $(#[doc = $doc:literal])+ $name:ident: $type:ty = $default:expr, $rule:expr $(, $effect:ident)?; )+
         }
     )+) => {
         /// The whole configuration. [`Config::default`] is what a relay runs with when nothing is configured.
@@ -79,6 +96,10 @@ macro_rules! settings {
                             config.$section.$name = Rule::<$type>::read(&$rule, raw)?;
                             Ok(())
                         },
+                        take: |from, to| to.$section.$name.clone_from(&from.$section.$name),
+                        is_secret: || Rule::<$type>::is_secret(&$rule),
+                        // What says nothing needs a restart.
+                        effect: [$(Effect::$effect,)? Effect::Restart][0],
                     },
                 )+],
             },
@@ -99,35 +120,36 @@ fn any(port: u16) -> Vec<Address> {
     vec![(Ipv4Addr::UNSPECIFIED, port).into(), (Ipv6Addr::UNSPECIFIED, port).into()]
 }
 
+// Behind the rule stands when a change is in force: `Now`, `NewConnections`, or nothing when it takes a restart.
 settings! {
     /// What the relay says about itself: to clients (NIP-11) and on its page in a browser.
     info: Info {
         /// The name of the relay. Clients have room for about 30 characters.
-        name: String = "ratite relay".to_owned(), Text(100);
+        name: String = "ratite relay".to_owned(), Text(100), Now;
         /// What the relay is for, in plain text. Two line ends begin a new paragraph.
-        description: String = String::new(), Text(5_000);
+        description: String = String::new(), Text(5_000), Now;
         /// The address under which clients reach the relay, such as "wss://relay.example.org". Needed when they come
         /// through a proxy or under a name of your own.
-        url: String = String::new(), Url(&["wss://", "ws://"]);
+        url: String = String::new(), Url(&["wss://", "ws://"]), Now;
         /// Further addresses under which clients reach it, such as one in Tor. Clients authenticate for one of these, for url or
         /// for one of tls.names; while none is set, for the name that a trusted proxy was asked for, or the address and port that
         /// the relay listens on. Set url when your proxy answers for any name.
-        other_urls: Vec<String> = Vec::new(), Urls(&["wss://", "ws://"]);
+        other_urls: Vec<String> = Vec::new(), Urls(&["wss://", "ws://"]), Now;
         /// Names of people here, each with its key: with "alice=npub1…", alice@ and the relay's host name leads to that key
         /// (NIP-05). The name _ stands for the host alone.
-        names: Vec<(String, PublicKey)> = Vec::new(), Names;
+        names: Vec<(String, PublicKey)> = Vec::new(), Names, Now;
         /// The public key of the administrator.
-        pubkey: Option<PublicKey> = None, Key;
+        pubkey: Option<PublicKey> = None, Key, Now;
         /// How to reach the administrator: "mailto:you@example.org" or an https address.
-        contact: String = String::new(), Text(500);
+        contact: String = String::new(), Text(500), Now;
         /// Address of a square picture.
-        icon: String = String::new(), Url(&["https://", "http://"]);
+        icon: String = String::new(), Url(&["https://", "http://"]), Now;
         /// Address of a wide picture.
-        banner: String = String::new(), Url(&["https://", "http://"]);
+        banner: String = String::new(), Url(&["https://", "http://"]), Now;
         /// Address of the terms of service.
-        terms_of_service: String = String::new(), Url(&["https://", "http://"]);
+        terms_of_service: String = String::new(), Url(&["https://", "http://"]), Now;
         /// Address of the privacy policy.
-        privacy_policy: String = String::new(), Url(&["https://", "http://"]);
+        privacy_policy: String = String::new(), Url(&["https://", "http://"]), Now;
     }
 
     /// Where the relay listens and how it treats connections. Memory is about max_connections × what a connection
@@ -141,35 +163,35 @@ settings! {
         unix_mode: u32 = 0o660, Mode;
         /// Proxies in front of the relay, as addresses or networks; "none" for none. Only what comes from them is asked for the
         /// address of the client it was made for. Whoever connects through a Unix socket counts as one of them.
-        trusted_proxies: Vec<Network> = loopback(), Networks;
+        trusted_proxies: Vec<Network> = loopback(), Networks, NewConnections;
         /// Where these proxies write the address of their client. With several addresses the last one that is not itself a
         /// trusted proxy counts. Name what your proxy really sets: any other header comes from the client as it likes.
-        client_address_from: AddressSource = AddressSource::XForwardedFor, Choice(&AddressSource::NAMES);
+        client_address_from: AddressSource = AddressSource::XForwardedFor, Choice(&AddressSource::NAMES), NewConnections;
         /// How many connections may be open at once; further ones are turned away.
-        max_connections: usize = 10_000, count(1..=1_000_000);
+        max_connections: usize = 10_000, count(1..=1_000_000), Now;
         /// How long a peer may take to send its HTTP request.
-        header_timeout: u64 = 10, seconds(1..=300);
+        header_timeout: u64 = 10, seconds(1..=300), NewConnections;
         /// How often an open connection is sent a ping. Many proxies close connections that are silent for a minute.
-        ping_interval: u64 = 50, seconds(5..=3_600);
+        ping_interval: u64 = 50, seconds(5..=3_600), Now;
         /// A connection that leaves a ping unanswered for this long is closed.
-        ping_timeout: u64 = 25, seconds(1..=3_600);
+        ping_timeout: u64 = 25, seconds(1..=3_600), Now;
         /// How much may wait to be sent to one connection; a peer that lets more pile up is disconnected. At least twice
         /// limits.max_message_length.
-        outbox_bytes: usize = 2 * 1024 * 1024, bytes(64 * KIB..=GIB);
+        outbox_bytes: usize = 2 * 1024 * 1024, bytes(64 * KIB..=GIB), NewConnections;
         /// Whether messages are compressed for clients that ask for it (permessage-deflate). Saves about a third of the bytes.
         /// Live events are compressed once for all; long answers cost several times the CPU time, so they are compressed only
         /// while nobody else waits.
-        compression: bool = true, Switch;
+        compression: bool = true, Switch, NewConnections;
         /// Addresses on which monitors get figures (Prometheus, at /metrics) and the relay's health, such as "127.0.0.1:9777"; "none"
         /// for none. Everybody who can reach them can read them, unless metrics_token is set.
         metrics: Vec<Address> = Vec::new(), AddressesOrNone;
         /// A secret that monitors have to show, as "Authorization: Bearer" and the secret. When it is set, /metrics is served
         /// on the addresses for clients as well.
-        metrics_token: String = String::new(), Text(200);
+        metrics_token: String = String::new(), Secret(200), Now;
         /// How long a relay that was asked to hand over (`ratite drain`) lets its clients stay before it begins to send them away.
-        drain_wait: u64 = 60, seconds(1..=86_400).or_zero("at once");
+        drain_wait: u64 = 60, seconds(1..=86_400).or_zero("at once"), Now;
         /// Over how long it then spreads their leaving, so that not all of them knock at the next relay at the same moment.
-        drain_spread: u64 = 300, seconds(1..=86_400).or_zero("at once");
+        drain_spread: u64 = 300, seconds(1..=86_400).or_zero("at once"), Now;
     }
 
     /// wss:// without a proxy. With names and an e-mail address the relay gets its certificate itself, from Let's Encrypt, and
@@ -177,23 +199,23 @@ settings! {
     tls: Tls {
         /// The names of this relay, such as "relay.example.org". They must lead to this machine, and ports 443 and 80 must reach
         /// it from everywhere.
-        names: Vec<String> = Vec::new(), HostNames;
+        names: Vec<String> = Vec::new(), HostNames, Now;
         /// Your e-mail address, for the certificate authority. Setting it means that you agree to its terms: those of Let's
         /// Encrypt are at letsencrypt.org/repository.
-        email: String = String::new(), Email;
+        email: String = String::new(), Email, Now;
         /// A certificate of your own, with those that it is signed by behind it, as PEM. Read again when it changes.
-        certificate: Option<PathBuf> = None, OptionalFile;
+        certificate: Option<PathBuf> = None, OptionalFile, Now;
         /// Its private key, as PEM. Both may stand in one file.
-        key: Option<PathBuf> = None, OptionalFile;
+        key: Option<PathBuf> = None, OptionalFile, Now;
         /// The addresses on which TLS is spoken. Those of listen.addresses stay without.
         listen: Vec<Address> = any(443), Addresses;
         /// Where plain HTTP is answered with a redirect to https, and where the certificate authority looks for proof; "none" for
         /// nowhere.
         http_listen: Vec<Address> = any(80), AddressesOrNone;
         /// The certificate authority to ask: where its ACME service (RFC 8555) begins.
-        acme_directory: String = "https://acme-v02.api.letsencrypt.org/directory".to_owned(), Url(&["https://"]);
+        acme_directory: String = "https://acme-v02.api.letsencrypt.org/directory".to_owned(), Url(&["https://"]), Now;
         /// Certificates to trust when talking to it, as PEM, beside those that everybody trusts. For an authority of your own.
-        acme_ca: Option<PathBuf> = None, OptionalFile;
+        acme_ca: Option<PathBuf> = None, OptionalFile, Now;
     }
 
     /// How much one address may do, so that one peer cannot take the relay from all others. An address is an IPv4 address or an
@@ -201,33 +223,33 @@ settings! {
     /// for more is told so ("rate-limited:"); who goes on all the same is shut out for a while.
     rates: Rates {
         /// Addresses and networks without these limits; "none" for none.
-        exempt: Vec<Network> = loopback(), Networks;
+        exempt: Vec<Network> = loopback(), Networks, NewConnections;
         /// Connections that one address may hold open. Many people can share one address.
-        connections: u32 = 200, count(1..=1_000_000).or_off();
+        connections: u32 = 200, count(1..=1_000_000).or_off(), Now;
         /// New connections from one address in a minute.
-        new_connections: u32 = 300, count(1..=1_000_000).or_off();
+        new_connections: u32 = 300, count(1..=1_000_000).or_off(), Now;
         /// Messages of any kind from one address in a minute.
-        messages: u32 = 6_000, count(1..=100_000_000).or_off();
+        messages: u32 = 6_000, count(1..=100_000_000).or_off(), Now;
         /// Bytes of messages from one address in a minute. At least limits.max_message_length.
-        message_bytes: u64 = 64 * 1024 * 1024, bytes(4 * KIB..=64 * GIB).or_off();
+        message_bytes: u64 = 64 * 1024 * 1024, bytes(4 * KIB..=64 * GIB).or_off(), Now;
         /// Events from one address in a minute.
-        events: u32 = 600, count(1..=100_000_000).or_off();
+        events: u32 = 600, count(1..=100_000_000).or_off(), Now;
         /// Questions (REQ) from one address in a minute. Clients begin with 20 to 50.
-        reqs: u32 = 1_200, count(1..=100_000_000).or_off();
+        reqs: u32 = 1_200, count(1..=100_000_000).or_off(), Now;
         /// Counts (COUNT) from one address in a minute.
-        counts: u32 = 300, count(1..=100_000_000).or_off();
+        counts: u32 = 300, count(1..=100_000_000).or_off(), Now;
         /// Events of one author in a minute, whatever address they come from.
-        events_per_author: u32 = 300, count(1..=100_000_000).or_off();
+        events_per_author: u32 = 300, count(1..=100_000_000).or_off(), Now;
         /// The same for kinds that need a rate of their own, as "kind=rate" or "from-to=rate"; the first that fits counts, and 0
         /// is no limit.
-        events_per_author_by_kind: Vec<KindRate> = vec![KindRate::EPHEMERAL], KindRates;
+        events_per_author_by_kind: Vec<KindRate> = vec![KindRate::EPHEMERAL], KindRates, Now;
         /// How long an address that goes on in spite of its limits may not connect. Every further time it is twice as long.
-        penalty: u64 = 10, seconds(1..=86_400).or_off();
+        penalty: u64 = 10, seconds(1..=86_400).or_off(), Now;
         /// The longest that it grows to.
-        max_penalty: u64 = 3_600, seconds(1..=2_592_000);
+        max_penalty: u64 = 3_600, seconds(1..=2_592_000), Now;
         /// How many addresses and how many authors are remembered at once. At the bound the most harmless are forgotten. An
         /// address takes at most 200 bytes, an author 70.
-        remembered: usize = 50_000, count(1_000..=10_000_000);
+        remembered: usize = 50_000, count(1_000..=10_000_000), Now;
     }
 
     /// Where events are kept.
@@ -245,11 +267,11 @@ settings! {
     /// What clients may ask for and send. The relay tells clients these limits (NIP-11).
     limits: Limits {
         /// The longest message a client may send, in bytes.
-        max_message_length: usize = 131_072, bytes(4 * KIB..=64 * MIB);
+        max_message_length: usize = 131_072, bytes(4 * KIB..=64 * MIB), NewConnections;
         /// How many subscriptions one connection may hold open.
-        max_subscriptions: usize = 100, count(1..=100_000);
+        max_subscriptions: usize = 100, count(1..=100_000), Now;
         /// How many filters one subscription may have.
-        max_filters: usize = 20, count(1..=10_000);
+        max_filters: usize = 20, count(1..=10_000), Now;
         /// How much memory the filters of one connection may take, those of its subscriptions and of its waiting questions
         /// together: a filter of 1,000 authors takes about 80 kB.
         max_filter_bytes: usize = 4 * 1024 * 1024, bytes(64 * KIB..=GIB);
@@ -257,57 +279,57 @@ settings! {
         /// address get a quarter of the rest at most.
         max_filter_bytes_total: usize = 128 * 1024 * 1024, bytes(MIB..=1024 * GIB);
         /// The most stored events that one filter returns, whatever limit it asks for.
-        max_limit: u64 = 5_000, count(1..=1_000_000);
+        max_limit: u64 = 5_000, count(1..=1_000_000), Now;
         /// How many stored events a filter returns that asks for no limit. When this is not set and max_limit is
         /// smaller, max_limit counts.
-        default_limit: u64 = 500, count(1..=1_000_000);
+        default_limit: u64 = 500, count(1..=1_000_000), Now;
         /// The longest subscription id, in characters. NIP-01 promises clients 64 and allows no more.
-        max_subid_length: usize = 64, count(64..=64);
+        max_subid_length: usize = 64, count(64..=64), Now;
         /// The most tags an event may have.
-        max_event_tags: usize = 5_000, count(1..=100_000);
+        max_event_tags: usize = 5_000, count(1..=100_000), Now;
         /// The longest content of an event, in characters.
-        max_content_length: usize = 65_536, count(1..=67_108_864);
+        max_content_length: usize = 65_536, count(1..=67_108_864), Now;
         /// How old an event may be when it is published.
-        created_at_lower_limit: u64 = 0, seconds(1..=3_155_760_000).or_off();
+        created_at_lower_limit: u64 = 0, seconds(1..=3_155_760_000).or_off(), Now;
         /// How far in the future an event may be dated when it is published.
-        created_at_upper_limit: u64 = 900, seconds(1..=3_155_760_000).or_off();
+        created_at_upper_limit: u64 = 900, seconds(1..=3_155_760_000).or_off(), Now;
         /// How many index entries one question may make the relay look at before it is refused as too expensive.
-        max_scan_keys: u64 = 10_000_000, count(1_000..=1_000_000_000_000);
+        max_scan_keys: u64 = 10_000_000, count(1_000..=1_000_000_000_000), Now;
     }
 
     /// Who may read what, and who may write what.
     policy: Policy {
         /// The public keys of those who may manage the relay while it runs (NIP-86): ban and allow keys, events and kinds,
         /// change its name.
-        admins: Vec<PublicKey> = Vec::new(), Keys;
+        admins: Vec<PublicKey> = Vec::new(), Keys, Now;
         /// Whether clients can authenticate (NIP-42). They are sent a challenge at once when info.url or info.other_urls is
         /// set, and otherwise when they ask for something that needs it. Without it nobody can read private messages or
         /// publish protected events.
-        auth: bool = true, Switch;
+        auth: bool = true, Switch, NewConnections;
         /// Whether private messages (kinds 4, 13, 14, 15, 444, 1059 and 21059) are given only to those they concern. When
         /// this is off, everybody can see who gets messages, and when.
-        guard_private: bool = true, Switch;
+        guard_private: bool = true, Switch, NewConnections;
         /// Whether to take the layers of a private message (kinds 13, 14, 15 and 444) by themselves. They are meant to
         /// travel inside a gift wrap only; a client that publishes them has gone wrong.
-        accept_unwrapped: bool = false, Switch;
+        accept_unwrapped: bool = false, Switch, Now;
         /// Whether deletion requests delete (NIP-09). When this is off they are kept like any other event; what was deleted before
         /// stays deleted.
-        deletion_requests: bool = true, Switch;
+        deletion_requests: bool = true, Switch, Now;
         /// Whether requests to vanish are obeyed (NIP-62). When this is off they are refused; who has vanished before stays so.
-        requests_to_vanish: bool = true, Switch;
+        requests_to_vanish: bool = true, Switch, Now;
         /// Whether an event ends when its expiration tag says so (NIP-40). When this is off the tag means nothing; what is over
         /// by then goes when it is on again.
-        expiration: bool = true, Switch;
+        expiration: bool = true, Switch, Now;
         /// Whether events that are marked as protected are taken from nobody but their author, and reposts of them from nobody
         /// (NIP-70). When this is off the mark means nothing.
-        protected_events: bool = true, Switch;
+        protected_events: bool = true, Switch, Now;
         /// Whether COUNT is answered (NIP-45).
-        count: bool = true, Switch;
+        count: bool = true, Switch, Now;
         /// Whether the end of stored events says so when nothing was left out (NIP-67). Two widespread client libraries do not
         /// understand it, and wait.
-        eose_hints: bool = false, Switch;
+        eose_hints: bool = false, Switch, Now;
         /// How much proof of work an event must show, in leading zero bits of its id (NIP-13).
-        min_pow_difficulty: u8 = 0, count(1..=255).or_off();
+        min_pow_difficulty: u8 = 0, count(1..=255).or_off(), Now;
     }
 
     /// Members, and invite codes with which people become members by themselves (NIP-43). `ratite admin` makes codes and lists

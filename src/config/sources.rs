@@ -21,7 +21,7 @@ pub(super) struct Draft {
     /// What the relay can start with, but nobody can have meant.
     pub(super) warnings: Vec<Problem>,
     /// Where each setting was given last.
-    places: HashMap<(&'static str, &'static str), Place>,
+    pub(super) places: HashMap<(&'static str, &'static str), Place>,
 }
 
 impl Draft {

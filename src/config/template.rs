@@ -2,7 +2,7 @@
 
 use super::problem::{ConfigError, Place, Problem};
 use super::rules::Raw;
-use super::settings::{Config, SECTIONS, variable};
+use super::settings::{Config, Effect, SECTIONS, variable};
 use super::sources::Draft;
 
 const WIDTH: usize = 100;
@@ -47,7 +47,8 @@ fn write(config: &Config, given: &[(&str, &str)]) -> String {
     let example = variable("limits", "max_limit");
     let mut out = format!(
         "# The configuration of ratite. Every setting is listed with its default. To change one, remove the # in front\n\
-         # of it. `ratite config check FILE` tells whether a file is right.\n\
+         # of it. `ratite config check FILE` tells whether a file is right. A running relay takes a changed file up by itself\n\
+         # within seconds, or at `ratite reload`, and says in its log what has changed.\n\
          #\n\
          # Each setting can also be given as an environment variable, which counts more than this file:\n\
          # {example}=1000 is max_limit of [limits]. Lists are separated by commas. An empty\n\
@@ -68,6 +69,11 @@ fn write(config: &Config, given: &[(&str, &str)]) -> String {
             for line in paragraph(&[&format!("Must be {}.", (setting.expects)())]) {
                 out.push_str(&format!("# {line}\n"));
             }
+            out.push_str(match setting.effect {
+                Effect::Now => "# A change is in force at once.\n",
+                Effect::NewConnections => "# A change is in force for those who connect from then on.\n",
+                Effect::Restart => "# A change needs a restart.\n",
+            });
             match given.contains(&(section.name, setting.name)) {
                 true => out.push_str(&format!("{} = {}\n", setting.name, (setting.show)(config))),
                 false => out.push_str(&format!("#{} = {}\n", setting.name, (setting.show)(&defaults))),

@@ -116,7 +116,7 @@ fn prepare(core: &Core, events: Vec<Result<Event, Outcome>>, trusted: bool) -> B
     let lists = core.moderation.lists();
     let mut check = |event: Event| -> Result<Prepared, Outcome> {
         let known = known.next().unwrap_or(false);
-        limits::check_rules(&event, &core.settings, None)
+        limits::check_rules(&event, &core.settings(), None)
             .and_then(|()| lists.check(&event))
             .map_err(Outcome::Refused)?;
         if known {

@@ -24,7 +24,7 @@ impl Client {
         let peer = Peer::new(core, sink, host);
         // At once, so that a client has it before it needs it (N42-01). But some clients take an AUTH that is refused for a
         // relay that is broken, so one that may not know its own address asks for none before it has to.
-        if peer.core.settings.addresses.are_configured() {
+        if peer.core.settings().addresses.are_configured() {
             peer.challenge();
         }
         Client { peer }
@@ -37,7 +37,7 @@ impl Client {
 
     /// EVENT: as [`Relay::publish`](super::Relay::publish), on behalf of whoever the peer has proved to be.
     pub fn publish(&self, event: Event, admission: Admission, reply: impl FnOnce(Outcome) + Send + 'static) {
-        if self.peer.core.settings.policy.protected_events && protected::is_protected(&event) {
+        if self.peer.core.settings().policy.protected_events && protected::is_protected(&event) {
             self.peer.challenge();
         }
         self.peer.core.publish(event, Some(&self.peer.viewer), admission, reply);
@@ -45,7 +45,7 @@ impl Client {
 
     /// AUTH: proves that the peer holds a key (NIP-42). The error is the text of an OK.
     pub fn authenticate(&self, event: &Event) -> Result<(), String> {
-        let settings = &self.peer.core.settings;
+        let settings = self.peer.core.settings();
         auth::authenticate(
             event,
             &self.peer.viewer,
@@ -59,7 +59,8 @@ impl Client {
     /// question that breaks a limit is answered with CLOSED.
     pub fn subscribe(&self, id: SubscriptionId, filters: Vec<Filter>) {
         let peer = &self.peer;
-        let limits = &peer.core.settings.limits;
+        let settings = peer.core.settings();
+        let limits = &settings.limits;
         self.unsubscribe(&id);
         if id.as_str().chars().count() > limits.max_subid_length {
             return peer.closed(
@@ -96,7 +97,7 @@ impl Client {
         if !asks_for_invite(filters, &identity.pubkey()) {
             return Ok(None);
         }
-        let members_invite = core.settings.membership.invites_per_member > 0;
+        let members_invite = core.settings().membership.invites_per_member > 0;
         match viewer.member().filter(|key| members_invite || core.moderation.gate().is_insider(key)) {
             Some(key) => Ok(Some(key)),
             None if !asks_for_invite_only(filters) => Ok(None),
@@ -109,7 +110,7 @@ impl Client {
     fn invite(&self, key: PublicKey, question: Question) {
         let Kind::Stored { subscription, .. } = &question.kind else { return self.peer.ask(question) };
         let (peer, subscription) = (self.peer.clone(), subscription.clone());
-        let settings = &self.peer.core.settings;
+        let settings = self.peer.core.settings();
         let now = settings.clock.now();
         let lifetime = Some(settings.membership.invite_lifetime);
         let task = Task::Invite { issuer: Some(key), uses: Some(1), lifetime, note: String::new() };
@@ -144,7 +145,8 @@ impl Client {
     /// one (NIP-45), or with CLOSED.
     pub fn count(&self, id: SubscriptionId, filters: Vec<Filter>) {
         let peer = &self.peer;
-        let super::Settings { limits, policy, .. } = &peer.core.settings;
+        let settings = peer.core.settings();
+        let super::Settings { limits, policy, .. } = &*settings;
         if !policy.count {
             return peer.closed(&id, "unsupported: this relay does not count");
         }

@@ -209,7 +209,7 @@ impl Live {
                 events.push(Arc::new(LiveEvent::new(Some(seq), record.as_bytes().into(), None)));
                 if events.len() < CATCH_UP { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
             });
-            let origin = Origin::Log { now: core.settings.expiry_time() };
+            let origin = Origin::Log { now: core.settings().expiry_time() };
             for event in &events {
                 self.deliver(event, origin);
             }

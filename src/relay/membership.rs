@@ -145,7 +145,7 @@ pub(super) fn run(core: &Core, task: Task) -> Result<Answer, StoreError> {
 
 /// What is to be changed, and what is answered.
 fn plan(core: &Core, batch: &Batch<'_>, task: Task) -> Result<(Vec<Change>, Answer), StoreError> {
-    let now = core.settings.clock.now();
+    let now = core.settings().clock.now();
     let say = |outcome: Outcome| Ok((Vec::new(), Answer::Done(outcome)));
     let granted = |text: &str| Outcome::Granted(text.into());
     let refused = |text: &str| Outcome::Refused(text.into());
@@ -200,7 +200,7 @@ fn plan(core: &Core, batch: &Batch<'_>, task: Task) -> Result<(Vec<Change>, Answ
                     open.iter().filter(|(_, known)| Invite::of(known).issuer.as_ref() == Some(&own)).collect();
                 let most = match core.moderation.gate().is_insider(issuer) {
                     true => INVITES_OF_ADMIN,
-                    false => core.settings.membership.invites_per_member as usize,
+                    false => core.settings().membership.invites_per_member as usize,
                 };
                 own.sort_by_key(|(_, known)| known.since);
                 if own.len() >= most
@@ -296,7 +296,7 @@ fn tell(
     let Some(identity) = core.members() else { return Ok(()) };
     let mut tags = protected_tags();
     tags.push(["p", &const_hex::encode(key)]);
-    store(core, batch, identity.sign(core.settings.clock.now(), kind, tags, ""), told)
+    store(core, batch, identity.sign(core.settings().clock.now(), kind, tags, ""), told)
 }
 
 /// Publishes the list of members and the roles as they are now, where what is published differs (N43-02, N43-03, N43-06). False when
@@ -309,7 +309,7 @@ fn publish(
 ) -> Result<bool, StoreError> {
     let mut tags = protected_tags();
     // The list need not be complete, and an event has to stay one that others take.
-    for (key, member) in batch.list(List::AllowedKeys)?.into_iter().take(core.settings.limits.max_event_tags - 1) {
+    for (key, member) in batch.list(List::AllowedKeys)?.into_iter().take(core.settings().limits.max_event_tags - 1) {
         tags.push(["member".to_owned(), const_hex::encode(key)].into_iter().chain(names(&member)));
     }
     let mut wanted = vec![(Kind::MEMBERS, String::new(), tags)];
@@ -326,7 +326,7 @@ fn publish(
         }
         wanted.push((Kind::ROLE, id, tags));
     }
-    let now = core.settings.clock.now();
+    let now = core.settings().clock.now();
     let mut up_to_date = true;
     for (kind, id, tags) in wanted {
         let current = batch.current(kind, &identity.pubkey(), &id)?;

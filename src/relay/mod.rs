@@ -31,6 +31,7 @@ mod question;
 mod queue;
 mod reader;
 mod subscription;
+mod swap;
 mod verify;
 mod writer;
 
@@ -51,6 +52,7 @@ pub use outcome::Outcome;
 pub use peer::Group;
 pub use pulse::MINUTES;
 pub use subscription::Sink;
+pub use swap::Swap;
 
 use identity::{Identity, IdentityError};
 use live_event::LiveEvent;
@@ -209,7 +211,7 @@ pub struct Relay {
 /// What all threads of the core share.
 struct Core {
     store: Store,
-    settings: Settings,
+    settings: Swap<Settings>,
     moderation: Arc<Moderation>,
     /// The relay's own key, if it has one.
     identity: Option<Identity>,
@@ -280,7 +282,7 @@ impl Relay {
             clients: AtomicUsize::new(0),
             threads: Mutex::new(Vec::new()),
             pass_on: OnceLock::new(),
-            settings,
+            settings: Swap::new(settings),
         });
         let relay = Relay { core };
         relay.spawn("verify", |core| verify::run(core, verify_rx))?;
@@ -317,8 +319,16 @@ impl Relay {
     }
 
     /// The settings in force.
-    pub fn settings(&self) -> &Settings {
-        &self.core.settings
+    pub fn settings(&self) -> Arc<Settings> {
+        self.core.settings()
+    }
+
+    /// Puts the limits, the policy and the addresses of other settings in force, from the next event and the next question on. What the
+    /// core was built with stays: queues, threads, the clock, and the memory for questions.
+    pub fn change_settings(&self, new: Settings) {
+        let old = self.core.settings();
+        let Settings { queue_bytes, callers, alone, ref clock, .. } = *old;
+        self.core.settings.store(Settings { queue_bytes, callers, alone, clock: clock.clone(), ..new });
     }
 
     /// Waits for room for `bytes` of event in the ingest queue. This is where a flood of events meets its bound: the caller
@@ -380,7 +390,7 @@ impl Relay {
         loop {
             let mut ids: Vec<EventId> = Vec::new();
             let state =
-                scan.run(&self.core.store, self.core.settings.expiry_time(), Budget::COMMAND, &mut |record| {
+                scan.run(&self.core.store, self.core.settings().expiry_time(), Budget::COMMAND, &mut |record| {
                     ids.push(record.id());
                     if ids.len() < CHUNK { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
                 })?;
@@ -401,7 +411,7 @@ impl Relay {
     /// Counts the stored events that match any of the filters, each once; `limit` is ignored (N45-04). Blocks.
     pub fn count(&self, filters: Vec<Filter>) -> Result<u64, RelayError> {
         let mut count = Count::new(filters);
-        while count.run(&self.core.store, self.core.settings.expiry_time(), Budget::COMMAND)? == Progress::More {}
+        while count.run(&self.core.store, self.core.settings().expiry_time(), Budget::COMMAND)? == Progress::More {}
         Ok(count.found())
     }
 
@@ -493,12 +503,18 @@ impl Relay {
 }
 
 impl Core {
+    /// The settings in force.
+    fn settings(&self) -> Arc<Settings> {
+        self.settings.load()
+    }
+
     /// Says, once a minute at most, that there is no memory for more questions.
     fn tell_of_shortage(&self) {
         const PAUSE: u64 = 60;
-        let (now, told) = (self.settings.clock.now(), self.shortage_told.load(Relaxed));
+        let settings = self.settings();
+        let (now, told) = (settings.clock.now(), self.shortage_told.load(Relaxed));
         if now >= told.saturating_add(PAUSE) && self.shortage_told.swap(now, Relaxed) == told {
-            let bytes = self.settings.limits.max_filter_bytes_total;
+            let bytes = settings.limits.max_filter_bytes_total;
             tracing::warn!(
                 "large questions are refused: filters of all connections together take {bytes} bytes, see limits.max_filter_bytes_total"
             );
@@ -520,17 +536,18 @@ impl Core {
             figures.events.add(kind, &outcome);
             reply(if is_hidden && outcome == Outcome::Duplicate { Outcome::Stored } else { outcome });
         });
-        let checked = limits::check_event(&event, &self.settings, viewer)
+        let settings = self.settings();
+        let checked = limits::check_event(&event, &settings, viewer)
             .and_then(|()| event.check_id().map_err(|error| format!("invalid: {error}")))
             .and_then(|()| {
                 let lists = self.moderation.lists();
                 lists.check(&event)?;
-                match policy::membership::is_request(&event, &lists, self.settings.clock.now())? {
+                match policy::membership::is_request(&event, &lists, self.settings().clock.now())? {
                     true => Ok(()),
                     false => lists.check_stranger(&event, viewer),
                 }
             })
-            .and_then(|()| policy::publish::check(&event, viewer, &self.settings.policy));
+            .and_then(|()| policy::publish::check(&event, viewer, &settings.policy));
         if let Err(reason) = checked {
             return reply.send(Outcome::Refused(reason));
         }
@@ -543,13 +560,14 @@ impl Core {
 
     /// The key that signs what is said of members, where there are any.
     fn members(&self) -> Option<&Identity> {
-        self.identity.as_ref().filter(|_| self.settings.membership.enabled)
+        self.identity.as_ref().filter(|_| self.settings().membership.enabled)
     }
 
     /// Begins a write transaction under the rules in force.
     fn batch(&self) -> Result<Batch<'_>, StoreError> {
-        let Policy { deletion_requests: deletion, expiration, .. } = self.settings.policy;
-        Ok(self.store.batch(self.settings.clock.now())?.under(Rules { deletion, expiration }))
+        let settings = self.settings();
+        let Policy { deletion_requests: deletion, expiration, .. } = settings.policy;
+        Ok(self.store.batch(settings.clock.now())?.under(Rules { deletion, expiration }))
     }
 
     /// Why the last write failed, if it did.
@@ -592,7 +610,7 @@ fn housekeeping(core: &Arc<Core>, stop: Receiver<()>, mut seen: usize) {
                 Err(error) => tracing::warn!("reading the operator's lists failed: {error}"),
             }
         }
-        core.pulse.tick(core.settings.clock.now(), core.figures.events.taken());
+        core.pulse.tick(core.settings().clock.now(), core.figures.events.taken());
         // Every second when something was written, and now and then because others use the disk as well.
         if tick % 10 == 0 && (measured != Some(commit) || tick % 100 == 0) {
             measured = Some(commit);
@@ -601,7 +619,7 @@ fn housekeeping(core: &Arc<Core>, stop: Receiver<()>, mut seen: usize) {
                 Err(error) => tracing::warn!("measuring the database failed: {error}"),
             }
         }
-        let now = core.settings.expiry_time();
+        let now = core.settings().expiry_time();
         if now != swept_at {
             swept_at = now;
             match core.store.has_expired(now) {

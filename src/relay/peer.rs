@@ -96,7 +96,8 @@ fn question_bytes(filters: &[Filter]) -> usize {
 impl Peer {
     pub fn new(core: Arc<Core>, sink: Arc<dyn Sink>, host: Option<Box<str>>) -> Arc<Peer> {
         core.clients.fetch_add(1, Relaxed);
-        let policy = &core.settings.policy;
+        let settings = core.settings();
+        let policy = &settings.policy;
         let viewer = Arc::new(Viewer::new(policy.auth, policy.guard_private, host, core.moderation.clone()));
         Arc::new(Peer {
             memory: core.memory.account(),
@@ -141,7 +142,7 @@ impl Peer {
 
     /// Opens a subscription. Returns the question for its stored events, or the reason of a CLOSED.
     pub fn open(self: &Arc<Self>, id: &SubscriptionId, filters: Arc<[Filter]>) -> Result<Question, String> {
-        let most = self.core.settings.limits.max_subscriptions;
+        let most = self.core.settings().limits.max_subscriptions;
         let mut subscriptions = lock(&self.subscriptions);
         if subscriptions.len() >= most {
             return Err(format!("blocked: {most} subscriptions are open, this relay allows no more"));
@@ -157,7 +158,7 @@ impl Peer {
             self.viewer.clone(),
             owner,
             self.sink.clone(),
-            self.core.settings.waiting_bytes,
+            self.core.settings().waiting_bytes,
             memory,
         ));
         let number = live.enter(&subscription, &fields);
@@ -175,7 +176,7 @@ impl Peer {
         match shortage {
             Shortage::Peer => format!(
                 "blocked: the filters of one connection may take {} bytes here; close subscriptions or ask for fewer values",
-                self.core.settings.limits.max_filter_bytes
+                self.core.settings().limits.max_filter_bytes
             ),
             Shortage::Group => {
                 "rate-limited: the connections of your address hold as many large questions as one address may; close some".into()

@@ -88,7 +88,7 @@ fn round(core: &Arc<Core>, jobs: &mut Vec<Published>) {
 
 /// Ephemeral events skip the store and go straight to the live index (N01-41).
 fn publish_ephemeral(core: &Core, event: Prepared, admission: Admission, reply: Reply) {
-    let now = core.settings.expiry_time();
+    let now = core.settings().expiry_time();
     if event.expiration().is_some_and(|at| at <= now) {
         return reply.send(Outcome::Refused(limits::EXPIRED.into()));
     }

@@ -100,7 +100,7 @@ fn turn(core: &Core, first: ToWriter, queue: &Receiver<ToWriter>) -> (Option<ToW
         done(answer);
     }
     if sweep {
-        let now = core.settings.expiry_time();
+        let now = core.settings().expiry_time();
         let swept = core.store.remove_some(now, SWEEP, |batch, limit| batch.remove_expired(limit));
         probe |= swept.is_ok();
         note_failure(core, swept.as_ref().err());
@@ -121,7 +121,7 @@ fn turn(core: &Core, first: ToWriter, queue: &Receiver<ToWriter>) -> (Option<ToW
 /// Stores batches of the bulk door together, this one and those that follow, until they come to enough or something else is to be
 /// done, which is returned.
 fn bulk(core: &Core, first: ToWriter, queue: &Receiver<ToWriter>) -> Option<ToWriter> {
-    let empty = core.settings.alone && core.store.is_empty().unwrap_or(false);
+    let empty = core.settings().alone && core.store.is_empty().unwrap_or(false);
     let enough = if empty { FIRST_BULK_BYTES } else { BULK_BYTES };
     let mut load = Load::default();
     let mut bytes = 0;
@@ -338,7 +338,7 @@ fn store(
 
 /// The operator's delete; returns how many were there.
 fn remove(core: &Core, ids: &[EventId]) -> Result<u64, StoreError> {
-    let now = core.settings.clock.now();
+    let now = core.settings().clock.now();
     let (mut left, mut step, mut removed) = (ids, ids.len(), 0);
     while !left.is_empty() {
         let (count, done) = core.store.remove_some(now, step.min(left.len()), |batch, few| {

@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 
 use crate::config::{KindRate, Network, Rates};
 use crate::nostr::{Kind, PublicKey};
-use crate::relay::Group;
+use crate::relay::{Group, Swap};
 
 /// What every rate refers to, and what a bucket holds the worth of.
 const MINUTE: u64 = 60_000_000_000;
@@ -253,8 +253,8 @@ struct Table {
 /// the rule for the kind.
 type Author = (u64, u8);
 
-/// The limits of all addresses and authors, and what they have used up.
-pub struct Limiter {
+/// What addresses and authors may do.
+struct Terms {
     rates: [u64; BUCKETS],
     most_open: u32,
     exempt: Vec<Network>,
@@ -263,18 +263,11 @@ pub struct Limiter {
     penalty: u64,
     max_penalty: u64,
     remembered: usize,
-    began: Instant,
-    table: Mutex<Table>,
-    authors: Mutex<HashMap<Author, Bucket>>,
-    /// Addresses that the operator has blocked.
-    blocked: RwLock<HashSet<IpAddr>>,
-    refused: Refused,
 }
 
-impl Limiter {
-    /// Limits that begin to count at `now`.
-    pub fn new(rates: &Rates, now: Instant) -> Arc<Limiter> {
-        Arc::new(Limiter {
+impl Terms {
+    fn new(rates: &Rates) -> Terms {
+        Terms {
             rates: [
                 rates.new_connections.into(),
                 rates.messages.into(),
@@ -290,12 +283,48 @@ impl Limiter {
             penalty: Duration::from_secs(rates.penalty).as_nanos() as u64,
             max_penalty: Duration::from_secs(rates.max_penalty).as_nanos() as u64,
             remembered: rates.remembered,
+        }
+    }
+
+    /// The rule for a kind: its number and rate.
+    fn rule(&self, kind: Kind) -> (u8, u64) {
+        let own = self.by_kind.iter().position(|rule| rule.kinds.contains(&kind.0));
+        match own {
+            // There are at most a hundred rules.
+            Some(i) => (i as u8 + 1, self.by_kind[i].per_minute.into()),
+            None => (0, self.per_author),
+        }
+    }
+}
+
+/// The limits of all addresses and authors, and what they have used up.
+pub struct Limiter {
+    terms: Swap<Terms>,
+    began: Instant,
+    table: Mutex<Table>,
+    authors: Mutex<HashMap<Author, Bucket>>,
+    /// Addresses that the operator has blocked.
+    blocked: RwLock<HashSet<IpAddr>>,
+    refused: Refused,
+}
+
+impl Limiter {
+    /// Limits that begin to count at `now`.
+    pub fn new(rates: &Rates, now: Instant) -> Arc<Limiter> {
+        Arc::new(Limiter {
+            terms: Swap::new(Terms::new(rates)),
             began: now,
             table: Mutex::new(Table { entries: HashMap::new(), sweep_at: rates.remembered }),
             authors: Mutex::default(),
             blocked: RwLock::default(),
             refused: Refused::default(),
         })
+    }
+
+    /// Puts other limits in force, for those who are connected as well. What they have used up stays used up.
+    pub fn change(&self, rates: &Rates) {
+        self.terms.store(Terms::new(rates));
+        lock(&self.table).sweep_at = rates.remembered;
     }
 
     /// What was refused since the start.
@@ -329,19 +358,20 @@ impl Limiter {
         if address.is_some_and(|address| self.blocks(address)) {
             return Err(Refusal::Blocked);
         }
-        let limited = address.filter(|address| !self.exempt.iter().any(|network| network.contains(*address)));
+        let terms = self.terms.load();
+        let limited = address.filter(|address| !terms.exempt.iter().any(|network| network.contains(*address)));
         let Some(source) = limited else {
             return Ok(Guest { limiter: Arc::clone(self), address, entry: None, group: None });
         };
         let now = self.moment(now);
         let mut table = lock(&self.table);
         if table.entries.len() >= table.sweep_at {
-            self.sweep(&mut table, now);
+            sweep(&mut table, terms.remembered, now);
         }
         let entry = Arc::clone(table.entries.entry(Source::of(source)).or_default());
         // Under the table's lock: an entry that is not counted as open yet must not be forgotten.
         let mut state = lock(&entry);
-        let entered = self.count_in(&mut state, now);
+        let entered = self.count_in(&terms, &mut state, now);
         drop(table);
         entered?;
         let group = state.group.upgrade().unwrap_or_default();
@@ -350,13 +380,13 @@ impl Limiter {
         Ok(Guest { limiter: Arc::clone(self), address, entry: Some(entry), group: Some(group) })
     }
 
-    fn count_in(&self, state: &mut State, now: u64) -> Result<(), Refusal> {
+    fn count_in(&self, terms: &Terms, state: &mut State, now: u64) -> Result<(), Refusal> {
         let (refusal, counter) = if state.shut_until > now {
             (Refusal::ShutOut(seconds(state.shut_until - now)), &self.refused.shut_out)
-        } else if state.open >= self.most_open {
+        } else if state.open >= terms.most_open {
             (Refusal::TooMany, &self.refused.too_many)
         } else if let Err(missing) =
-            state.buckets[Resource::Connections as usize].take(now, 1, self.rates[Resource::Connections as usize])
+            state.buckets[Resource::Connections as usize].take(now, 1, terms.rates[Resource::Connections as usize])
         {
             (Refusal::TooFast(seconds(missing)), &self.refused.too_fast)
         } else {
@@ -364,60 +394,50 @@ impl Limiter {
             return Ok(());
         };
         count(counter);
-        self.note_refusal(state, now);
+        self.note_refusal(terms, state, now);
         Err(refusal)
     }
 
     /// Counts a refusal; too many of them shut the address out. True when it is shut out.
-    fn note_refusal(&self, state: &mut State, now: u64) -> bool {
-        if self.penalty == 0 {
+    fn note_refusal(&self, terms: &Terms, state: &mut State, now: u64) -> bool {
+        if terms.penalty == 0 {
             return false;
         }
         if state.refusals.take(now, 1, FORGIVEN).is_err() {
             count(&self.refused.penalties);
             state.penalties = state.forgiven_penalties(now) + 1;
-            let doubled = self.penalty.saturating_mul(1 << (state.penalties - 1).min(40));
-            state.shut_until = now + doubled.min(self.max_penalty.max(self.penalty));
+            let doubled = terms.penalty.saturating_mul(1 << (state.penalties - 1).min(40));
+            state.shut_until = now + doubled.min(terms.max_penalty.max(terms.penalty));
             state.refusals = Bucket::default();
         }
         state.shut_until > now
     }
 
-    /// Forgets those who may be forgotten without anybody's noticing; when they are too few, those who did no harm; when these are
-    /// too few as well, everybody who is not connected.
-    fn sweep(&self, table: &mut Table, now: u64) {
-        let mut open = 0;
-        table.entries.retain(|_, entry| {
-            let state = lock(entry);
-            open += usize::from(state.open > 0);
-            !state.is_blank(now)
-        });
-        let most = open + self.remembered - self.remembered / 8;
-        if table.entries.len() > most {
-            table.entries.retain(|_, entry| {
-                let state = lock(entry);
-                state.open > 0 || !state.is_forgiven(now)
-            });
-        }
-        if table.entries.len() > most {
-            table.entries.retain(|_, entry| lock(entry).open > 0);
-        }
-        table.sweep_at = (table.entries.len() + self.remembered / 8).max(self.remembered);
-    }
-
     fn moment(&self, now: Instant) -> u64 {
         now.saturating_duration_since(self.began).as_nanos() as u64
     }
+}
 
-    /// The rule for a kind: its number and rate.
-    fn rule(&self, kind: Kind) -> (u8, u64) {
-        let own = self.by_kind.iter().position(|rule| rule.kinds.contains(&kind.0));
-        match own {
-            // There are at most a hundred rules.
-            Some(i) => (i as u8 + 1, self.by_kind[i].per_minute.into()),
-            None => (0, self.per_author),
-        }
+/// Forgets those who may be forgotten without anybody's noticing; when they are too few, those who did no harm; when these are
+/// too few as well, everybody who is not connected.
+fn sweep(table: &mut Table, remembered: usize, now: u64) {
+    let mut open = 0;
+    table.entries.retain(|_, entry| {
+        let state = lock(entry);
+        open += usize::from(state.open > 0);
+        !state.is_blank(now)
+    });
+    let most = open + remembered - remembered / 8;
+    if table.entries.len() > most {
+        table.entries.retain(|_, entry| {
+            let state = lock(entry);
+            state.open > 0 || !state.is_forgiven(now)
+        });
     }
+    if table.entries.len() > most {
+        table.entries.retain(|_, entry| lock(entry).open > 0);
+    }
+    table.sweep_at = (table.entries.len() + remembered / 8).max(remembered);
 }
 
 /// A connection that was let in. Dropping it gives the place back.
@@ -455,13 +475,14 @@ impl Guest {
         let Some(entry) = &self.entry else { return Ok(()) };
         let now = self.limiter.moment(now);
         let mut state = lock(entry);
-        let rates = &self.limiter.rates;
+        let terms = self.limiter.terms.load();
+        let rates = &terms.rates;
         let taken = [(Resource::Messages, 1), (Resource::Bytes, bytes as u64)].into_iter();
         for (resource, amount) in taken.chain(what.map(|what| (what, 1))) {
             // An author's events are not an address's: there is no bucket for them here.
             let Some(bucket) = state.buckets.get_mut(resource as usize) else { continue };
             if let Err(missing) = bucket.take(now, amount, rates[resource as usize]) {
-                return Err(self.refuse(&mut state, resource, missing, now));
+                return Err(self.refuse(&terms, &mut state, resource, missing, now));
             }
         }
         Ok(())
@@ -471,14 +492,15 @@ impl Guest {
     /// out not to be that author's or not to be taken: otherwise anybody could use up another's rate with forged events.
     pub fn charge_author(&self, author: &PublicKey, kind: Kind, now: Instant) -> Result<AuthorCharge, Excess> {
         let limiter = &self.limiter;
-        let (rule, rate) = limiter.rule(kind);
+        let terms = limiter.terms.load();
+        let (rule, rate) = terms.rule(kind);
         let (Some(entry), true) = (&self.entry, rate > 0) else { return Ok(AuthorCharge(None)) };
         let now = limiter.moment(now);
         let key = (first_bytes(author), rule);
         let mut authors = lock(&limiter.authors);
-        if authors.len() >= limiter.remembered && !authors.contains_key(&key) {
+        if authors.len() >= terms.remembered && !authors.contains_key(&key) {
             authors.retain(|_, bucket| bucket.0 > now);
-            if authors.len() >= limiter.remembered - limiter.remembered / 8 {
+            if authors.len() >= terms.remembered - terms.remembered / 8 {
                 authors.clear();
             }
         }
@@ -486,13 +508,13 @@ impl Guest {
         drop(authors);
         match taken {
             Ok(()) => Ok(AuthorCharge(Some((Arc::clone(limiter), key, rate)))),
-            Err(missing) => Err(self.refuse(&mut lock(entry), Resource::Author, missing, now)),
+            Err(missing) => Err(self.refuse(&terms, &mut lock(entry), Resource::Author, missing, now)),
         }
     }
 
-    fn refuse(&self, state: &mut State, resource: Resource, missing: u64, now: u64) -> Excess {
+    fn refuse(&self, terms: &Terms, state: &mut State, resource: Resource, missing: u64, now: u64) -> Excess {
         count(&self.limiter.refused.messages[resource as usize]);
-        Excess { resource, wait: seconds(missing), enough: self.limiter.note_refusal(state, now) }
+        Excess { resource, wait: seconds(missing), enough: self.limiter.note_refusal(terms, state, now) }
     }
 }
 

@@ -1,5 +1,5 @@
 //! The operator's doors: figures for Prometheus on `listen.metrics`, and everything on a socket in the data folder that only the relay's own
-//! user may open. `ratite top` and `ratite stats` come through it; so does
+//! user may open. `ratite top`, `ratite stats` and `ratite reload` come through it; so does
 //! `curl --unix-socket DATA/relay-0.ctl http://relay/metrics`.
 //!
 //! | request | answer |
@@ -7,6 +7,7 @@
 //! | `GET /metrics` | figures in the format of Prometheus |
 //! | `GET /health`, `/health/live`, `/health/ready` | as on the public doors |
 //! | `GET /stats.json` | figures for people (socket only) |
+//! | `POST /reload` | reads the configuration again and says what came of it (socket only) |
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -19,12 +20,13 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::{Semaphore, oneshot, watch};
 use tokio::time::sleep;
 
 use super::answers::{Token, answer, health_page, metrics_page, text, unauthorized};
 use super::doors::Stage;
 use super::insight::Insight;
+use super::reload::AskReload;
 use super::socket::{Listener, Socket};
 
 /// Connections that are served at once: a few monitors, each with one.
@@ -40,8 +42,8 @@ const PAUSE: Duration = Duration::from_millis(100);
 pub(super) struct Desk {
     pub insight: Arc<dyn Insight>,
     pub token: Token,
-    /// The socket in the data folder: who reaches it may know everything.
-    pub private: bool,
+    /// The socket in the data folder: who reaches it may know everything, and have the configuration read again.
+    pub reload: Option<AskReload>,
 }
 
 /// Serves on a listener until the stage goes beyond `last`.
@@ -68,8 +70,23 @@ pub(super) async fn serve(listener: Listener, desk: Arc<Desk>, mut stage: watch:
     }
 }
 
+/// Has the configuration read again.
+async fn reload(desk: &Desk) -> Response<Full<Bytes>> {
+    let (done, outcome) = oneshot::channel();
+    let asked = match &desk.reload {
+        Some(reload) => reload.send(done).await.is_ok(),
+        None => false,
+    };
+    let outcome = if asked { outcome.await.ok() } else { None };
+    match outcome.map(|outcome| serde_json::to_vec(&outcome)) {
+        Some(Ok(body)) => answer(StatusCode::OK, "application/json", body.into()),
+        _ => text(StatusCode::SERVICE_UNAVAILABLE, "The relay is ending.\n"),
+    }
+}
+
 async fn connection(socket: Socket, desk: &Desk) {
-    let service = service_fn(|request: Request<Incoming>| async move { Ok::<_, Infallible>(respond(desk, &request)) });
+    let service =
+        service_fn(|request: Request<Incoming>| async move { Ok::<_, Infallible>(respond(desk, &request).await) });
     let served = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(SILENCE)
@@ -80,7 +97,7 @@ async fn connection(socket: Socket, desk: &Desk) {
     }
 }
 
-fn respond(desk: &Desk, request: &Request<Incoming>) -> Response<Full<Bytes>> {
+async fn respond(desk: &Desk, request: &Request<Incoming>) -> Response<Full<Bytes>> {
     if !desk.token.is_shown(request.headers()) {
         return unauthorized();
     }
@@ -89,9 +106,10 @@ fn respond(desk: &Desk, request: &Request<Incoming>) -> Response<Full<Bytes>> {
     match path {
         "/metrics" if is_get => metrics_page(&*desk.insight),
         "/health" | "/health/live" | "/health/ready" if is_get => health_page(&*desk.insight, path),
-        "/stats.json" if desk.private && is_get => {
+        "/stats.json" if desk.reload.is_some() && is_get => {
             answer(StatusCode::OK, "application/json", desk.insight.figures().to_string().into())
         }
+        "/reload" if desk.reload.is_some() && *request.method() == Method::POST => reload(desk).await,
         "/metrics" | "/health" | "/health/live" | "/health/ready" => {
             text(StatusCode::METHOD_NOT_ALLOWED, "Not with this method.\n")
         }

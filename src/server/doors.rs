@@ -24,7 +24,7 @@ pub(super) struct Doors(Arc<Rooms>);
 struct Rooms {
     full: AtomicUsize,
     /// How many there may be.
-    most: usize,
+    most: AtomicUsize,
     overflow: AtomicUsize,
 }
 
@@ -32,17 +32,22 @@ impl Doors {
     /// Doors for so many connections.
     pub(super) fn new(max_connections: usize) -> Doors {
         let (full, overflow) = (AtomicUsize::new(0), AtomicUsize::new(0));
-        Doors(Arc::new(Rooms { full, most: max_connections, overflow }))
+        Doors(Arc::new(Rooms { full, most: AtomicUsize::new(max_connections), overflow }))
+    }
+
+    /// Lets so many in from now on. Those who are in stay.
+    pub(super) fn set_most(&self, max_connections: usize) {
+        self.0.most.store(max_connections, Relaxed);
     }
 
     /// How many are in, and how many may be.
     pub(super) fn taken(&self) -> (usize, usize) {
-        (self.0.full.load(Relaxed), self.0.most)
+        (self.0.full.load(Relaxed), self.0.most.load(Relaxed))
     }
 
     /// A place for one connection and whether it is a full one.
     pub(super) fn enter(&self) -> Option<(Seat, bool)> {
-        match self.seat(true, self.0.most) {
+        match self.seat(true, self.0.most.load(Relaxed)) {
             Some(seat) => Some((seat, true)),
             None => self.answer(),
         }
@@ -75,5 +80,29 @@ impl Rooms {
 impl Drop for Seat {
     fn drop(&mut self) {
         self.rooms.counter(self.full).fetch_sub(1, Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn fewer_may_stay_from_now_on_and_nobody_is_sent_away() {
+        let doors = Doors::new(2);
+        let first = doors.enter().unwrap();
+        let second = doors.enter().unwrap();
+        assert!(first.1 && second.1);
+        assert!(!doors.enter().unwrap().1, "an answer only");
+        doors.set_most(1);
+        assert_eq!(doors.taken(), (2, 1));
+        drop(first);
+        assert!(!doors.enter().unwrap().1, "one is still in");
+        drop(second);
+        assert!(doors.enter().unwrap().1);
+        let mut seats: Vec<_> = std::iter::from_fn(|| doors.answer()).collect();
+        assert_eq!(seats.len(), OVERFLOW);
+        seats.pop();
+        assert!(doors.answer().is_some(), "a place that was given back");
     }
 }

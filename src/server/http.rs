@@ -26,7 +26,7 @@ use super::admission::Refusal;
 use super::answers::{Token, answer, health_page, metrics_page, text, unauthorized};
 use super::deflate::{self, Agreement};
 use super::insight::Insight;
-use super::manage::{self, Manage};
+use super::manage::{self, Manage, Memory};
 use super::names::{self, Names};
 use super::nip11;
 use super::pages::Landing;
@@ -98,8 +98,8 @@ impl Site {
     }
 
     /// The site of this relay: what is changed while it runs shows, and its administrators can change it.
-    pub(super) fn of(self, relay: Relay) -> Site {
-        let manage = Manage::new(relay.clone(), &self.config.policy.admins);
+    pub(super) fn of(self, relay: Relay, memory: Arc<Memory>) -> Site {
+        let manage = Manage::new(relay.clone(), &self.config.policy.admins, memory);
         // No version of the lists is this one: the document is made anew.
         self.document.lock().unwrap_or_else(PoisonError::into_inner).0 = u64::MAX;
         Site { relay: Some(relay), manage, ..self }

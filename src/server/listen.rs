@@ -126,7 +126,7 @@ async fn greet(
     let greeting = async {
         // Who only gets a refusal keeps one of few places for answers.
         let most = if lock(&visitor).is_refused() { REFUSED_PATIENCE } else { Duration::MAX };
-        let deadline = Instant::now() + shared.patience.header.min(most);
+        let deadline = Instant::now() + shared.terms.load().patience.header.min(most);
         if lock(&visitor).speaks_proxy_protocol() {
             let told = timeout_at(deadline, proxy::read_header(&mut socket)).await.ok()?.ok()?;
             lock(&visitor).told(told);
@@ -147,7 +147,8 @@ async fn greet(
             None => (Stream::Plain(socket), speaks == Speaks::Redirect),
         };
         let elsewhere = tls.filter(|_| leads_on).map(|(tls, redirect)| (redirect, &**tls));
-        http::serve(stream, &shared.site, elsewhere, &visitor, host.as_deref(), deadline).await
+        let site = shared.site.load();
+        http::serve(stream, &site, elsewhere, &visitor, host.as_deref(), deadline).await
     };
     let upgraded = tokio::select! {
         upgraded = greeting => upgraded?,

@@ -1,7 +1,7 @@
 //! The management API over HTTP (NIP-86): who may call it, and what is answered.
 
 use std::collections::VecDeque;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -20,6 +20,12 @@ pub(super) const MAX_BODY: usize = 64 * 1024;
 pub(super) struct Manage {
     relay: Relay,
     admins: Vec<PublicKey>,
+    memory: Arc<Memory>,
+}
+
+/// What is remembered whoever the administrators are.
+#[derive(Default)]
+pub(super) struct Memory {
     /// Authorisations that were used and are still good, with the time at which they are no longer: each serves once (N98-08).
     used: Mutex<VecDeque<(EventId, u64)>>,
     /// One call at a time.
@@ -36,9 +42,8 @@ struct Request {
 
 impl Manage {
     /// The API for these administrators; `None` when there are none.
-    pub(super) fn new(relay: Relay, admins: &[PublicKey]) -> Option<Manage> {
-        let (used, turn) = (Mutex::default(), tokio::sync::Mutex::default());
-        (!admins.is_empty()).then(|| Manage { relay, admins: admins.to_vec(), used, turn })
+    pub(super) fn new(relay: Relay, admins: &[PublicKey], memory: Arc<Memory>) -> Option<Manage> {
+        (!admins.is_empty()).then(|| Manage { relay, admins: admins.to_vec(), memory })
     }
 
     /// Answers a request with its status and JSON. `host` is where the peer reached this relay, see [`Relay::connect`].
@@ -51,7 +56,7 @@ impl Manage {
             Ok(request) => request,
             Err(error) => return (200, json!({ "error": format!("this is not a request: {error}") })),
         };
-        let _turn = self.turn.lock().await;
+        let _turn = self.memory.turn.lock().await;
         let relay = self.relay.clone();
         let call = tokio::task::spawn_blocking(move || {
             let result = admin::call_as(&relay, caller, &request.method, &request.params);
@@ -84,7 +89,7 @@ impl Manage {
             }
             false => Caller::Key(event.pubkey),
         };
-        let mut used = self.used.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut used = self.memory.used.lock().unwrap_or_else(PoisonError::into_inner);
         while used.front().is_some_and(|(_, until)| *until < now) {
             used.pop_front();
         }

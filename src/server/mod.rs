@@ -23,6 +23,7 @@
 //! | `control` | the operator's doors: figures, on an address of their own and on a socket in the data folder |
 //! | `metrics` | the figures for Prometheus |
 //! | `insight`, `vitals`, `health` | what is known of a running server, where it is found, and whether it is well |
+//! | `reload` | reading the configuration again |
 //! | `session` | the life of one WebSocket |
 //! | `frame` | WebSocket frames, without I/O |
 //! | `deflate` | permessage-deflate: what is agreed, compressing and inflating |
@@ -62,6 +63,7 @@ mod pages;
 mod proxy;
 mod redirect;
 mod registry;
+mod reload;
 mod service;
 mod session;
 mod shared;
@@ -87,12 +89,13 @@ use tokio::time::{sleep, sleep_until, timeout};
 
 pub use bind::BindError;
 pub use neighbours::{Neighbour, neighbours};
+pub use reload::{Reloaded, Source};
 pub use signals::{SAME_WISH, hangup_is_ignored};
 pub use successor::Successor;
 pub use tls::{CertificateError, CertificateFault, CertificateState, Handshakes, inspect_certificate};
 
 use crate::config::{Address, Config};
-use crate::relay::{Relay, RelayError, Settings};
+use crate::relay::{Relay, RelayError, Settings, Swap};
 use crate::store::{Store, StoreError};
 use admission::Limiter;
 use answers::Token;
@@ -101,14 +104,16 @@ use doors::{Doors, OVERFLOW, Stage};
 use http::Site;
 use insight::Insight;
 use listen::Entrance;
+use manage::Memory;
 use neighbours::Place;
 use outbox::Phase;
 use proxy::Proxies;
 use redirect::Redirect;
 use registry::{Counters, Registry};
+use reload::{Apply, AskReload};
 use service::Service;
 use session::LAST_WORDS;
-use shared::{Bounds, Patience, Shared};
+use shared::{Shared, Terms};
 use signals::{Signals, Wish};
 use socket::{Listener, Speaks};
 use successor::Passed;
@@ -158,9 +163,11 @@ pub enum ServerError {
 /// Runs a relay until SIGTERM, SIGINT or the end of its terminal: opens the store, listens, calls `on_ready` with where it listens and
 /// the relays that run over the same data, serves, and shuts down within five seconds of the signal. A later signal,
 /// [`SAME_WISH`] after the first or more, ends it at once. SIGUSR1 has it hand its clients over and then end; SIGUSR2 the same, after
-/// it has started its successor. The service manager that started this process, if one did, is told of all this.
+/// it has started its successor; SIGHUP without a terminal, a change of the file of `source` and whoever asks for it have it read its
+/// configuration again. The service manager that started this process, if one did, is told of all this.
 pub fn run(
     config: Config,
+    source: Source,
     successor: &Successor,
     on_ready: impl FnOnce(&Listening, &[Neighbour]),
 ) -> Result<(), ServerError> {
@@ -177,7 +184,8 @@ pub fn run(
         .enable_all()
         .build()?;
     let ended = runtime.block_on(async {
-        let mut signals = Signals::new()?;
+        let (hang_up, hangup) = mpsc::channel(1);
+        let mut signals = Signals::new(hang_up)?;
         // First the addresses: when they are taken, nothing else should have happened.
         // A folder that cannot be read is complained of when the database is opened.
         let beside = neighbours(&config.storage.path).unwrap_or_default();
@@ -189,6 +197,7 @@ pub fn run(
         let store = Store::open(&config.storage.path, config.storage.map_size)?;
         let relay = Relay::start(store, settings)?;
         let mut server = Server::serve(relay.clone(), &config, listeners, monitors)?;
+        let reload = server.watch(source, hangup);
         let mut place = Place::take(&config.storage.path, &server.listening().all())
             .inspect_err(|error| tracing::warn!("no other relay can take over from this one: no lock file: {error}"))
             .ok();
@@ -200,7 +209,7 @@ pub fn run(
             if let Err(error) = links::link_up(&relay, &place.socket, &others, config.limits.max_message_length).await {
                 tracing::warn!("ephemeral events will not reach other relays over this data: {error}");
             }
-            if let Err(error) = server.open_desk(&place.desk()) {
+            if let Err(error) = server.open_desk(&place.desk(), reload) {
                 tracing::warn!("`ratite top` and others cannot reach this relay: {error}");
             }
         }
@@ -238,7 +247,7 @@ pub fn run(
         let name = match wish {
             Wish::End(name) => name,
             Wish::HandOver | Wish::Renew => tokio::select! {
-                () = server.hand_over(place.as_mut(), &config) => "everybody has been handed over",
+                () = server.hand_over(place.as_mut()) => "everybody has been handed over",
                 name = signals.end() => name,
             },
         };
@@ -300,7 +309,11 @@ pub struct Server {
     listening: Listening,
     /// Where figures are given out.
     monitored: Vec<Address>,
-    insight: Arc<dyn Insight>,
+    vitals: Arc<Vitals>,
+    /// What monitors have to show.
+    token: Token,
+    /// What the management API remembers whoever the administrators are.
+    memory: Arc<Memory>,
     shared: Arc<Shared>,
     stage: watch::Sender<Stage>,
     /// The tasks that accept connections.
@@ -348,27 +361,26 @@ impl Server {
             stage: watched.clone(),
             tls: tls.as_ref().map(|(tls, _)| Arc::clone(tls)),
             rejected: Mutex::default(),
+            reloads: Default::default(),
         });
         let token = Token::default();
         token.set(&config.listen.metrics_token);
         let insight: Arc<dyn Insight> = Arc::clone(&vitals) as _;
-        let site =
-            Site::new(config, Arc::clone(&insight), token.clone()).map_err(ServerError::Pages)?.of(relay.clone());
-        let desk = Arc::new(Desk { insight: Arc::clone(&insight), token, private: false });
+        let memory = Arc::new(Memory::default());
+        let site = Site::new(config, Arc::clone(&insight), token.clone())
+            .map_err(ServerError::Pages)?
+            .of(relay.clone(), Arc::clone(&memory));
+        let desk = Arc::new(Desk { insight: Arc::clone(&insight), token: token.clone(), reload: None });
         for monitor in monitors {
             tokio::spawn(control::serve(monitor, Arc::clone(&desk), watched.clone(), Stage::Open));
         }
         let shared = Arc::new(Shared {
             relay,
-            site,
+            site: Swap::new(site),
             tls,
-            doorman: Arc::new(Doorman { proxies: Proxies::new(config), limiter }),
-            patience: Patience {
-                header: Duration::from_secs(config.listen.header_timeout),
-                ping_interval: Duration::from_secs(config.listen.ping_interval),
-                ping_timeout: Duration::from_secs(config.listen.ping_timeout),
-            },
-            bounds: Bounds { message: config.limits.max_message_length, outbox: config.listen.outbox_bytes },
+            doorman: Arc::new(Doorman { proxies: Swap::new(Proxies::new(config)), limiter }),
+            terms: Swap::new(Terms::new(config)),
+            config: Swap::new(config.clone()),
             registry,
             counters,
             hands_over: AtomicBool::new(false),
@@ -376,7 +388,8 @@ impl Server {
         let (alive, tasks) = mpsc::channel(1);
         let entrance = Entrance { shared: Arc::clone(&shared), doors, stage: watched, alive };
         let accepting = listeners.into_iter().map(|listener| tokio::spawn(listen::accept(listener, entrance.clone())));
-        Ok(Server { listening, monitored, insight, shared, stage, accepting: accepting.collect(), tasks })
+        let accepting = accepting.collect();
+        Ok(Server { listening, monitored, vitals, token, memory, shared, stage, accepting, tasks })
     }
 
     /// The addresses on which HTTP and WebSockets are spoken as they are.
@@ -413,11 +426,27 @@ impl Server {
         &self.monitored
     }
 
-    /// Opens the operator's door at this path.
-    fn open_desk(&self, path: &Path) -> io::Result<()> {
+    /// Reads the configuration again when there is an occasion: a word through what is returned, or through `hangup`, or a change of
+    /// the file.
+    fn watch(&self, source: Source, hangup: mpsc::Receiver<()>) -> AskReload {
+        let (ask, asked) = mpsc::channel(4);
+        let (shared, vitals) = (Arc::clone(&self.shared), Arc::clone(&self.vitals));
+        let running = Running {
+            shared,
+            vitals: Arc::clone(&vitals),
+            token: self.token.clone(),
+            memory: Arc::clone(&self.memory),
+        };
+        let config = (*self.shared.config.load()).clone();
+        tokio::spawn(reload::run(source, config, running, vitals, asked, hangup));
+        ask
+    }
+
+    /// Opens the operator's door at this path. Who comes through it may `reload`.
+    fn open_desk(&self, path: &Path, reload: AskReload) -> io::Result<()> {
         // Whoever left a socket here is dead: the lock file beside it is ours.
         let listener = bind::bind_unix(path, 0o600, true)?;
-        let desk = Desk { insight: Arc::clone(&self.insight), token: Token::default(), private: true };
+        let desk = Desk { insight: Arc::clone(&self.vitals) as _, token: Token::default(), reload: Some(reload) };
         // Open to the end: who wants to know how the handing over goes asks here.
         tokio::spawn(control::serve(listener, Arc::new(desk), self.stage.subscribe(), Stage::HandingOver));
         Ok(())
@@ -425,7 +454,7 @@ impl Server {
 
     /// Stops accepting, keeps every client for `listen.drain_wait`, then sends those who are left away one after the other, spread
     /// over `listen.drain_spread`. Ends when the last one has left.
-    async fn hand_over(&mut self, place: Option<&mut Place>, config: &Config) {
+    async fn hand_over(&mut self, place: Option<&mut Place>) {
         self.stage.send_replace(Stage::HandingOver);
         self.shared.hands_over.store(true, Ordering::Relaxed);
         for accepting in self.accepting.drain(..) {
@@ -434,6 +463,7 @@ impl Server {
         if let Some(Err(error)) = place.map(Place::hand_over) {
             tracing::warn!(%error, "cannot tell other relays over this data that this one hands over");
         }
+        let config = self.shared.config.load();
         let listen = &config.listen;
         let registry = Arc::clone(&self.shared.registry);
         tracing::info!(
@@ -469,6 +499,38 @@ impl Server {
         if timeout(GOODBYE, self.tasks.recv()).await.is_err() {
             tracing::debug!("some peers did not take their leave in time");
         }
+    }
+}
+
+/// A server whose configuration can change.
+struct Running {
+    shared: Arc<Shared>,
+    vitals: Arc<Vitals>,
+    token: Token,
+    memory: Arc<Memory>,
+}
+
+impl Apply for Running {
+    fn apply(&self, config: &Config) -> Result<(), String> {
+        let shared = &self.shared;
+        // What can fail comes first.
+        let site = Site::new(config, Arc::clone(&self.vitals) as _, self.token.clone())
+            .map_err(|error| ServerError::Pages(error).to_string())?
+            .of(shared.relay.clone(), Arc::clone(&self.memory));
+        shared.relay.change_settings(Settings::from_config(config));
+        shared.doorman.limiter.change(&config.rates);
+        shared.doorman.proxies.store(Proxies::new(config));
+        bind::raise_file_limit(config.listen.max_connections, OVERFLOW);
+        self.vitals.doors.set_most(config.listen.max_connections);
+        shared.terms.store(Terms::new(config));
+        if let Some((tls, _)) = &shared.tls {
+            // Whatever changed: whoever asks for this may have put other files there.
+            tls.reload(&config.tls);
+        }
+        self.token.set(&config.listen.metrics_token);
+        shared.site.store(site);
+        shared.config.store(config.clone());
+        Ok(())
     }
 }
 

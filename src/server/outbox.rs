@@ -174,6 +174,11 @@ impl Outbox {
         state.waker = None;
     }
 
+    /// Bytes above which the connection is given up.
+    pub(super) fn bound(&self) -> usize {
+        self.hard
+    }
+
     /// Bytes not yet taken by the kernel.
     pub(super) fn waiting(&self) -> usize {
         self.lock().bytes

@@ -102,7 +102,8 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin> Session<'a, S> {
         guest: Guest,
         shared: &'a Shared,
     ) -> Session<'a, S> {
-        let outbox = Arc::new(Outbox::new(shared.bounds.outbox, compression));
+        let bounds = shared.terms.load().bounds;
+        let outbox = Arc::new(Outbox::new(bounds.outbox, compression));
         let ticket = shared.registry.enter(Arc::clone(&outbox), guest.address());
         let client = shared.relay.connect(Arc::clone(&outbox) as _, host);
         if let Some(group) = guest.group() {
@@ -111,7 +112,7 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin> Session<'a, S> {
         Session {
             io,
             shared,
-            decoder: Decoder::new(shared.bounds.message, compression.is_some()),
+            decoder: Decoder::new(bounds.message, compression.is_some()),
             unread: early.to_vec(),
             batch: Batch::default(),
             blocked: false,
@@ -126,7 +127,7 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin> Session<'a, S> {
 
     /// Serves the WebSocket until it ends.
     pub(super) async fn run(&mut self) {
-        let mut timer = pin!(sleep(self.shared.patience.ping_interval));
+        let mut timer = pin!(sleep(self.shared.terms.load().patience.ping_interval));
         let end = loop {
             match poll_fn(|cx| self.poll_turn(cx, timer.as_mut(), true)).await {
                 Turn::End(end) => break end,
@@ -149,7 +150,7 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin> Session<'a, S> {
                 let address = self.peer.guest.address();
                 tracing::info!(
                     ?address,
-                    bound = self.shared.bounds.outbox,
+                    bound = self.peer.outbox.bound(),
                     "disconnected: reads too slowly, more bytes wait for it than may"
                 );
             }
@@ -274,9 +275,10 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin> Session<'a, S> {
         // then looks when it really is due.
         while timer.as_mut().poll(cx).is_ready() {
             let now = Instant::now();
+            let patience = self.shared.terms.load().patience;
             let due = match self.ping_sent {
-                Some(sent) => sent + self.shared.patience.ping_timeout,
-                None => self.last_heard + self.shared.patience.ping_interval,
+                Some(sent) => sent + patience.ping_timeout,
+                None => self.last_heard + patience.ping_interval,
             };
             if now < due {
                 timer.as_mut().reset(due);
@@ -285,7 +287,7 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin> Session<'a, S> {
             } else {
                 self.peer.outbox.push_urgent(|buf| write_control(buf, OpCode::Ping, b""));
                 self.ping_sent = Some(now);
-                timer.as_mut().reset(now + self.shared.patience.ping_timeout);
+                timer.as_mut().reset(now + patience.ping_timeout);
             }
         }
         Poll::Pending

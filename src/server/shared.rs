@@ -9,7 +9,8 @@ use super::redirect::Redirect;
 use super::registry::{Counters, Registry};
 use super::tls::Tls;
 use super::visitor::Doorman;
-use crate::relay::Relay;
+use crate::config::Config;
+use crate::relay::{Relay, Swap};
 
 /// How patient the server is with its peers.
 #[derive(Debug, Clone, Copy)]
@@ -31,15 +32,37 @@ pub(super) struct Bounds {
     pub outbox: usize,
 }
 
+/// What a connection may expect, and how much it may take.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Terms {
+    pub patience: Patience,
+    pub bounds: Bounds,
+}
+
+impl Terms {
+    /// As configured.
+    pub(super) fn new(config: &Config) -> Terms {
+        Terms {
+            patience: Patience {
+                header: Duration::from_secs(config.listen.header_timeout),
+                ping_interval: Duration::from_secs(config.listen.ping_interval),
+                ping_timeout: Duration::from_secs(config.listen.ping_timeout),
+            },
+            bounds: Bounds { message: config.limits.max_message_length, outbox: config.listen.outbox_bytes },
+        }
+    }
+}
+
 /// Everything a connection needs to know.
 pub(super) struct Shared {
     pub relay: Relay,
-    pub site: Site,
+    pub site: Swap<Site>,
     /// TLS, when it is on, and the way to it.
     pub tls: Option<(Arc<Tls>, Redirect)>,
     pub doorman: Arc<Doorman>,
-    pub patience: Patience,
-    pub bounds: Bounds,
+    pub terms: Swap<Terms>,
+    /// The configuration in force.
+    pub config: Swap<Config>,
     pub registry: Arc<Registry>,
     pub counters: Arc<Counters>,
     /// Another relay takes over: who is sent away may come back at once.

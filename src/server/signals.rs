@@ -5,6 +5,7 @@ use std::io;
 use std::time::{Duration, Instant};
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::mpsc;
 
 /// What comes this soon after a signal is the same wish: Ctrl-C reaches the process from the terminal and from whoever watches over
 /// it, and a key may bounce.
@@ -29,13 +30,17 @@ pub(super) struct Signals {
     interrupt: Signal,
     /// Left alone when it is ignored, as `nohup` has it.
     hangup: Option<Signal>,
-    /// Whether a hang-up means that the terminal is closed. A service has none.
+    /// Whether a hang-up means that the terminal is closed. A service has none, and is meant to read its configuration again.
     has_terminal: bool,
+    /// Whoever reads it.
+    reload: mpsc::Sender<()>,
 }
 
 impl Signals {
-    pub(super) fn new() -> io::Result<Signals> {
+    /// Listens from now on. `reload` gets a word when the configuration is to be read again.
+    pub(super) fn new(reload: mpsc::Sender<()>) -> io::Result<Signals> {
         Ok(Signals {
+            reload,
             hand_over: signal(SignalKind::user_defined1())?,
             renew: signal(SignalKind::user_defined2())?,
             terminate: signal(SignalKind::terminate())?,
@@ -57,7 +62,8 @@ impl Signals {
                     if self.has_terminal {
                         return Wish::End("SIGHUP");
                     }
-                    tracing::warn!("SIGHUP: the configuration is read only at the start; restart the relay to change it");
+                    // One that has not been heard yet is enough.
+                    let _ = self.reload.try_send(());
                 }
             }
         }

@@ -12,10 +12,11 @@ use hyper::header::{HOST, HeaderMap, HeaderValue};
 use super::admission::{Guest, Limiter, Refusal};
 use super::proxy::{Origin, Proxies};
 use super::socket::Caller;
+use crate::relay::Swap;
 
 /// Knows whom to believe and whom to let in.
 pub(super) struct Doorman {
-    pub proxies: Proxies,
+    pub proxies: Swap<Proxies>,
     pub limiter: Arc<Limiter>,
 }
 
@@ -42,7 +43,7 @@ enum Standing {
 impl Visitor {
     /// Somebody who just connected.
     pub(super) fn new(doorman: &Arc<Doorman>, caller: Caller) -> Visitor {
-        let standing = match doorman.proxies.origin(caller) {
+        let standing = match doorman.proxies.load().origin(caller) {
             Origin::Direct => standing(doorman.limiter.enter(caller, Instant::now())),
             Origin::InHeaders => Standing::InHeaders,
             Origin::InProtocol => Standing::InProtocol,
@@ -80,7 +81,7 @@ impl Visitor {
     /// Looks at the headers of the request, when they are to tell. A refusal is to be answered with 429.
     pub(super) fn present(&mut self, headers: &HeaderMap) -> Option<Refusal> {
         if matches!(self.standing, Standing::InHeaders) {
-            let client = self.doorman.proxies.client(headers);
+            let client = self.doorman.proxies.load().client(headers);
             let host = headers.get(HOST);
             self.identify(client, host);
             // A proxy that says for whom it asks was asked under a name that it answers for. Anybody else may call us what he likes.

@@ -1,5 +1,6 @@
 //! Where everything is found that is known of a running server, and whether it is well.
 
+use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::sync::watch;
@@ -23,6 +24,8 @@ pub(super) struct Vitals {
     pub tls: Option<Arc<Tls>>,
     /// Why the last configuration was not taken.
     pub rejected: Mutex<Option<String>>,
+    /// How often the configuration was read again and taken, and how often not.
+    pub reloads: (AtomicU64, AtomicU64),
 }
 
 impl Vitals {

@@ -67,14 +67,14 @@ impl TestRelay {
 
     /// Ends the relay and starts it anew over the same folder.
     pub fn restart(&mut self) {
-        let settings = self.relay.settings().clone();
+        let settings = self.relay.settings();
         self.relay.shutdown();
         // The store closes when its last handle goes, and one process opens a database once: another stands in meanwhile.
         let elsewhere = tempfile::tempdir().expect("a temporary folder");
         let stand_in = Store::open(elsewhere.path(), MAP).expect("open");
-        self.relay = Relay::start(stand_in, settings.clone()).expect("start");
+        self.relay = Relay::start(stand_in, (*settings).clone()).expect("start");
         let store = Store::open(self.folder.path(), MAP).expect("reopen");
-        std::mem::replace(&mut self.relay, Relay::start(store, settings).expect("restart")).shutdown();
+        std::mem::replace(&mut self.relay, Relay::start(store, (*settings).clone()).expect("restart")).shutdown();
     }
 
     pub fn publish(&self, event: &Event) -> Outcome {

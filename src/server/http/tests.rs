@@ -10,6 +10,7 @@ use super::super::insight::Live;
 use super::super::proxy::Proxies;
 use super::super::visitor::Doorman;
 use super::*;
+use crate::relay::Swap;
 
 fn site() -> Site {
     Site::new(&Config::default(), Arc::new(Well(true)), Token::default()).unwrap()
@@ -41,7 +42,7 @@ impl Insight for Well {
 fn visitor(room: bool) -> Mutex<Visitor> {
     let config = Config::default();
     let limiter = Limiter::new(&config.rates, std::time::Instant::now());
-    let doorman = Arc::new(Doorman { proxies: Proxies::new(&config), limiter });
+    let doorman = Arc::new(Doorman { proxies: Swap::new(Proxies::new(&config)), limiter });
     Mutex::new(Visitor::new(&doorman, None).with_room(room))
 }
 

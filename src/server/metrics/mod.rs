@@ -70,6 +70,10 @@ fn health(page: &mut Page, vitals: &Vitals, stats: &Stats) {
         let is_so = health.problems.iter().any(|(found, _)| *found == reason);
         degraded.sample(&[("reason", reason.code())], u8::from(is_so));
     }
+    let (taken, refused) = &vitals.reloads;
+    page.counter("ratite_config_reloads_total", "Times that the configuration was read again, by what came of it.")
+        .sample(&[("result", "taken")], taken.load(Ordering::Relaxed))
+        .sample(&[("result", "refused")], refused.load(Ordering::Relaxed));
     if let Some(certificate) = vitals.certificate() {
         let now = vitals.relay.settings().clock.now();
         if let (Some(expires), Some(days)) = (certificate.expires, certificate.days_left(now)) {

@@ -2,9 +2,9 @@
 //!
 //! | file | what |
 //! |---|---|
-//! | `relay` `import` `export` `scan` `delete` `info` `verify` `backup` `compact` `config` `admin` `drain` `restart` `reload` `manual` `setup` `doctor` | the subcommands |
+//! | `relay` `import` `export` `scan` `delete` `info` `verify` `backup` `compact` `config` `admin` `drain` `restart` `reload` `stats` `top` `manual` `setup` `doctor` | the subcommands |
 //! | `globals` | the flags of every command, and the configuration they lead to |
-//! | `desk` | asking a running relay |
+//! | `desk` `snapshot` | asking a running relay, and its figures |
 //! | `failure` | how a command fails: exit codes, and what the user is told |
 //! | `filters` `time` | filters and times as arguments |
 //! | `input` `output` | lines in and out, compressed or not |
@@ -42,8 +42,11 @@ mod restart;
 mod scan;
 mod setup;
 mod signals;
+mod snapshot;
+mod stats;
 mod text;
 mod time;
+mod top;
 mod verify;
 mod walk;
 
@@ -101,6 +104,8 @@ enum Command {
     Drain(drain::DrainArgs),
     Restart(restart::RestartArgs),
     Reload(reload::ReloadArgs),
+    Top(top::TopArgs),
+    Stats(stats::StatsArgs),
     Completions(manual::CompletionsArgs),
     Man(manual::ManArgs),
 }
@@ -155,6 +160,8 @@ fn run(cli: Cli) -> Outcome {
         Some(Command::Drain(args)) => drain::run(&args, &globals),
         Some(Command::Restart(args)) => restart::run(&args, &globals),
         Some(Command::Reload(args)) => reload::run(&args, &globals),
+        Some(Command::Top(args)) => top::run(&args, &globals),
+        Some(Command::Stats(args)) => stats::run(&args, &globals),
         Some(Command::Completions(args)) => manual::completions(&args),
         Some(Command::Man(args)) => manual::man(&args),
     }

@@ -169,14 +169,14 @@ settings! {
         client_address_from: AddressSource = AddressSource::XForwardedFor, Choice(&AddressSource::NAMES), NewConnections;
         /// How many connections may be open at once; further ones are turned away.
         max_connections: usize = 10_000, count(1..=1_000_000), Now;
-        /// How long a peer may take to send its HTTP request.
+        /// How long a peer may take to send its HTTP request, the handshake of TLS included.
         header_timeout: u64 = 10, seconds(1..=300), NewConnections;
         /// How often an open connection is sent a ping. Many proxies close connections that are silent for a minute.
         ping_interval: u64 = 50, seconds(5..=3_600), Now;
         /// A connection that leaves a ping unanswered for this long is closed.
         ping_timeout: u64 = 25, seconds(1..=3_600), Now;
         /// How much may wait to be sent to one connection; a peer that lets more pile up is disconnected. At least twice
-        /// limits.max_message_length.
+        /// limits.max_message_length. Over TLS 64 KiB more may be encrypted already.
         outbox_bytes: usize = 2 * 1024 * 1024, bytes(64 * KIB..=GIB), NewConnections;
         /// Whether messages are compressed for clients that ask for it (permessage-deflate). Saves about a third of the bytes.
         /// Live events are compressed once for all; long answers cost several times the CPU time, so they are compressed only

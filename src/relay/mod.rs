@@ -32,6 +32,7 @@ mod queue;
 mod reader;
 mod subscription;
 mod swap;
+mod trouble;
 mod verify;
 mod writer;
 
@@ -230,7 +231,7 @@ struct Core {
     in_place: reader::InPlace,
     stop_housekeeping: Sender<()>,
     closed: AtomicBool,
-    write_failure: Mutex<Option<String>>,
+    trouble: trouble::Trouble,
     figures: Arc<Figures>,
     pulse: pulse::Pulse,
     clients: AtomicUsize,
@@ -276,7 +277,7 @@ impl Relay {
             in_place: reader::InPlace::new(settings.callers),
             stop_housekeeping: stop_tx,
             closed: AtomicBool::new(false),
-            write_failure: Mutex::new(None),
+            trouble: trouble::Trouble::default(),
             figures,
             pulse: pulse::Pulse::default(),
             clients: AtomicUsize::new(0),
@@ -572,7 +573,7 @@ impl Core {
 
     /// Why the last write failed, if it did.
     fn write_failure(&self) -> Option<String> {
-        lock(&self.write_failure).clone()
+        self.trouble.failure()
     }
 }
 
@@ -610,7 +611,11 @@ fn housekeeping(core: &Arc<Core>, stop: Receiver<()>, mut seen: usize) {
                 Err(error) => tracing::warn!("reading the operator's lists failed: {error}"),
             }
         }
-        core.pulse.tick(core.settings().clock.now(), core.figures.events.taken());
+        let time = core.settings().clock.now();
+        core.pulse.tick(time, core.figures.events.taken());
+        if core.trouble.tick(time) == trouble::Say::WorksAgain {
+            tracing::info!("writing to the database works again");
+        }
         // Every second when something was written, and now and then because others use the disk as well.
         if tick % 10 == 0 && (measured != Some(commit) || tick % 100 == 0) {
             measured = Some(commit);

@@ -11,6 +11,7 @@ use crossbeam_channel::Receiver;
 use super::live_event::LiveEvent;
 use super::outcome::{Outcome, Reply};
 use super::queue::{Batch, Done, Storable, ToWriter};
+use super::trouble::Say;
 use super::{Core, limits, live, membership};
 use crate::nostr::EventId;
 use crate::store::{self, Applied, Prepared, StoreError};
@@ -251,17 +252,13 @@ fn look_after_reserve(core: &Core) -> bool {
 fn note_failure(core: &Core, error: Option<&StoreError>) {
     let Some(error) = error else { return };
     let text = error.to_string();
-    let mut failure = super::lock(&core.write_failure);
-    if failure.as_ref() != Some(&text) {
+    if core.trouble.failed(&text) == Say::Fails {
         tracing::error!("writing to the database failed, events are refused: {text}");
-        *failure = Some(text);
     }
 }
 
 fn note_success(core: &Core) {
-    if super::lock(&core.write_failure).take().is_some() {
-        tracing::info!("writing to the database works again");
-    }
+    core.trouble.succeeded(core.settings().clock.now());
 }
 
 /// Stores what was published, in one transaction unless it replaces much.

@@ -208,7 +208,9 @@ impl Site {
             .map(|authority| authority.as_str())
             .or_else(|| request.headers().get(header::HOST).and_then(|host| host.to_str().ok()))
             .unwrap_or_default();
-        let html = self.landing.render(host);
+        let restricted = self.relay.as_ref().is_some_and(|relay| relay.lists().restrict_writes())
+            || self.config.membership.enabled && self.config.membership.restrict_writes;
+        let html = self.landing.render(host, &self.insight.live(), restricted);
         let mut response = answer(StatusCode::OK, "text/html; charset=utf-8", html.into());
         let headers = response.headers_mut();
         add_cors(headers);

@@ -147,9 +147,8 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin> Session<'a, S> {
         match end {
             End::TooSlow => {
                 Counters::count(&counters.too_slow);
-                let address = self.peer.guest.address();
+                tracing::debug!(address = ?self.peer.guest.address(), "reads too slowly");
                 tracing::info!(
-                    ?address,
                     bound = self.peer.outbox.bound(),
                     "disconnected: reads too slowly, more bytes wait for it than may"
                 );

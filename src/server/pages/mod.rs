@@ -8,7 +8,9 @@ use sha2::{Digest, Sha256};
 use crate::config::Config;
 use crate::nostr::nip19;
 
+use super::insight::Live;
 use super::nip11;
+use crate::relay::MINUTES;
 
 const TEMPLATE: &str = include_str!("landing.html");
 const STYLE: &str = include_str!("style.css");
@@ -17,6 +19,8 @@ const SCRIPT: &str = include_str!("script.js");
 /// The landing page, ready but for the address, which may depend on the request.
 pub(super) struct Landing {
     html: String,
+    /// What is allowed here, as items of a list.
+    rules: String,
     /// Escaped; empty when it must be taken from the request.
     address: String,
     /// The value of the header of that name.
@@ -48,6 +52,7 @@ impl Landing {
                 ("description", description.trim_end()),
                 ("nips", &nips.join("\n")),
                 ("facts", &facts(config)),
+                ("limits", &limits(config)),
                 ("derived", if config.url().is_empty() { " data-derived" } else { "" }),
                 ("style", STYLE),
                 ("script", SCRIPT),
@@ -55,9 +60,10 @@ impl Landing {
         );
         Landing {
             html,
+            rules: rules(config),
             address: escape(&config.url()),
             content_security_policy: format!(
-                "default-src 'none'; style-src '{}'; script-src '{}'; img-src data:; base-uri 'none'; \
+                "default-src 'none'; style-src '{}'; script-src '{}'; img-src data:; connect-src 'self'; base-uri 'none'; \
                  form-action 'none'; frame-ancestors 'none'",
                 content_hash(STYLE),
                 content_hash(SCRIPT),
@@ -65,8 +71,8 @@ impl Landing {
         }
     }
 
-    /// The page for a request that named `host`.
-    pub(super) fn render(&self, host: &str) -> String {
+    /// The page for a request that named `host`, with the figures of this moment. `restricted` says whether only some may publish.
+    pub(super) fn render(&self, host: &str, live: &Live, restricted: bool) -> String {
         let derived;
         let address = if self.address.is_empty() {
             derived = format!("ws://{}", escape(host));
@@ -74,7 +80,76 @@ impl Landing {
         } else {
             &self.address
         };
-        fill(&self.html, &[("address", address)])
+        let who = if restricted { "Only those who are on its list may publish." } else { "Everybody may publish." };
+        let minute = live.minutes.last().map_or("–".to_owned(), |count| grouped(*count));
+        fill(
+            &self.html,
+            &[
+                ("address", address),
+                ("rules", &format!("<li>{who}</li>\n{}", self.rules)),
+                ("events", &grouped(live.events)),
+                ("clients", &grouped(live.clients as u64)),
+                ("minute", &minute),
+                ("bars", &bars(&live.minutes)),
+                ("caption", &caption(&live.minutes)),
+            ],
+        )
+    }
+}
+
+/// What is allowed here, beside who may publish.
+fn rules(config: &Config) -> String {
+    let policy = &config.policy;
+    let mut rules = Vec::new();
+    if policy.auth && policy.guard_private {
+        rules.push("Private messages are given only to those they concern.".to_owned());
+    }
+    if policy.deletion_requests {
+        rules.push("What its author deletes is gone.".to_owned());
+    }
+    if policy.min_pow_difficulty > 0 {
+        rules.push(format!("Events must show proof of work: {} bits.", policy.min_pow_difficulty));
+    }
+    let items: Vec<String> = rules.iter().map(|rule| format!("<li>{}</li>", escape(rule))).collect();
+    items.join("\n")
+}
+
+/// The limits that people run into, as rows of a list.
+fn limits(config: &Config) -> String {
+    let limits = &config.limits;
+    let mut rows = vec![
+        ("Largest message", format!("{} bytes", grouped(limits.max_message_length as u64))),
+        ("Longest text", format!("{} characters", grouped(limits.max_content_length as u64))),
+        ("Subscriptions at once", grouped(limits.max_subscriptions as u64)),
+        ("Events in one answer", grouped(limits.max_limit)),
+    ];
+    if config.rates.events > 0 {
+        rows.push(("Events from one address", format!("{} a minute", grouped(config.rates.events.into()))));
+    }
+    if limits.created_at_upper_limit > 0 {
+        rows.push(("Dated in the future", format!("by {} seconds at most", grouped(limits.created_at_upper_limit))));
+    }
+    let rows: Vec<String> = rows.into_iter().map(|(term, value)| format!("<dt>{term}</dt><dd>{value}</dd>")).collect();
+    rows.join("\n")
+}
+
+/// The bars of the chart, as the path of a drawing 240 wide and 48 high, the latest minute at its right end. The script draws the same.
+fn bars(minutes: &[u64]) -> String {
+    let most = minutes.iter().copied().max().unwrap_or(0).max(1);
+    let shown = &minutes[minutes.len().saturating_sub(MINUTES)..];
+    let first = MINUTES - shown.len();
+    let bar = |(i, count): (usize, &u64)| {
+        let height = (u128::from(*count) * 46).div_ceil(u128::from(most));
+        (height > 0).then(|| format!("M{} 48v-{height}h3v{height}z", 4 * (first + i)))
+    };
+    shown.iter().enumerate().filter_map(bar).collect()
+}
+
+/// The chart in words.
+fn caption(minutes: &[u64]) -> String {
+    match minutes.iter().max() {
+        None => "Events per minute over the last hour: the first minute is not over yet.".to_owned(),
+        Some(most) => format!("Events per minute over the last hour, {} at most.", grouped(*most)),
     }
 }
 
@@ -92,13 +167,12 @@ fn facts(config: &Config) -> String {
     if !info.terms_of_service.is_empty() {
         rows.push(("Terms of service", link(&info.terms_of_service)));
     }
-    rows.push(("Largest message", format!("{} bytes", grouped(config.limits.max_message_length))));
     let rows: Vec<String> = rows.into_iter().map(|(term, value)| format!("<dt>{term}</dt><dd>{value}</dd>")).collect();
     rows.join("\n")
 }
 
 /// A number with its thousands apart: `131,072`.
-fn grouped(number: usize) -> String {
+fn grouped(number: u64) -> String {
     let digits = number.to_string();
     let groups: Vec<&str> =
         digits.as_bytes().rchunks(3).rev().filter_map(|group| std::str::from_utf8(group).ok()).collect();
@@ -172,7 +246,7 @@ mod tests {
         config.info.description = format!("{evil}\n\n{evil}\nsecond line");
         config.info.contact = format!("mailto:{evil}");
         config.info.terms_of_service = format!("javascript:{evil}");
-        let page = Landing::new(&config).render(&format!("host\"{evil}"));
+        let page = Landing::new(&config).render(&format!("host\"{evil}"), &Live::default(), false);
         assert_eq!(page.matches("<script>").count(), 1, "only our own");
         assert!(!page.contains("onload=\""));
         assert!(!page.contains("href=\"javascript:"));
@@ -184,10 +258,10 @@ mod tests {
     #[test]
     fn the_address_is_the_configured_one_or_the_one_in_use() {
         let mut config = Config::default();
-        let page = Landing::new(&config).render("localhost:7777");
+        let page = Landing::new(&config).render("localhost:7777", &Live::default(), false);
         assert!(page.contains("<code id=\"address\" data-derived>ws://localhost:7777</code>"));
         config.info.url = "wss://relay.example.org".into();
-        let page = Landing::new(&config).render("localhost:7777");
+        let page = Landing::new(&config).render("localhost:7777", &Live::default(), false);
         assert!(page.contains("<code id=\"address\">wss://relay.example.org</code>"));
     }
 
@@ -196,7 +270,7 @@ mod tests {
         let mut config = Config::default();
         config.info.pubkey = crate::nostr::PublicKey::from_hex(&"ab".repeat(32));
         config.info.contact = "mailto:op@example.org".into();
-        let page = Landing::new(&config).render("h");
+        let page = Landing::new(&config).render("h", &Live::default(), false);
         assert!(page.contains("/nips/blob/master/01.md\">1</a>"));
         assert!(page.contains("/nips/blob/master/62.md\">62</a>"));
         assert!(page.contains("<code>npub1"));
@@ -207,7 +281,7 @@ mod tests {
     #[test]
     fn nothing_is_loaded_from_elsewhere() {
         let landing = Landing::new(&Config::default());
-        let page = landing.render("h");
+        let page = landing.render("h", &Live::default(), false);
         assert!(!page.contains(" src="));
         assert!(!page.contains("url("));
         assert!(!page.contains("@import"));
@@ -219,5 +293,24 @@ mod tests {
         // From the Content Security Policy Level 3 text: the hash of `doSomething();` and two of other lengths.
         assert_eq!(content_hash("doSomething();"), "sha256-RFWPLDbv2BY+rCkDzsE+0fr8ylGr2R2faWMhq4lfEQc=");
         assert_eq!(content_hash(""), "sha256-47DEQpj8HBSa+/TImW+5JCeuQeRkm5NMpJWZG3hSuFU=");
+    }
+
+    #[test]
+    fn figures_are_there_without_a_script() {
+        let live = Live { events: 1_234_567, clients: 1_000, minutes: vec![0, 23, 46] };
+        let page = Landing::new(&Config::default()).render("h", &live, true);
+        for part in [
+            "<dd id=\"events\">1,234,567</dd>",
+            "<dd id=\"clients\">1,000</dd>",
+            "<dd id=\"minute\">46</dd>",
+            "d=\"M232 48v-23h3v23zM236 48v-46h3v46z\"",
+            "over the last hour, 46 at most.",
+            "Only those who are on its list may publish.",
+            "Private messages are given only to those they concern.",
+        ] {
+            assert!(page.contains(part), "{part} in {page}");
+        }
+        assert_eq!(bars(&[u64::MAX; 100]).matches('M').count(), MINUTES);
+        assert_eq!(bars(&[0; 60]), "");
     }
 }

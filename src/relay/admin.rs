@@ -53,7 +53,7 @@ fn all() -> impl Iterator<Item = &'static Method> {
 
 /// Whether a method can be called here.
 fn exists(relay: &Relay, method: &str) -> bool {
-    let with_members = relay.settings().membership.enabled;
+    let with_members = relay.lists().gate().enabled;
     all().any(|(name, ..)| *name == method)
         && (with_members || !members::METHODS.iter().any(|(name, ..)| *name == method))
 }

@@ -2,12 +2,12 @@
 
 use std::sync::Arc;
 
-use super::membership::{Answer, Done, Task, invitation};
+use super::membership::invitation;
 use super::peer::{Group, Peer};
 use super::policy::auth;
 use super::policy::membership::{asks_for_invite, asks_for_invite_only};
 use super::question::{self, Kind, Question};
-use super::queue::ToWriter;
+use super::queue::{Answer, Task, ToWriter, Told};
 use super::subscription::Sink;
 use super::{Admission, Core, Outcome, limits, reader};
 use crate::nostr::hll::Sketch;
@@ -114,7 +114,7 @@ impl Client {
         let now = settings.clock.now();
         let lifetime = Some(settings.membership.invite_lifetime);
         let task = Task::Invite { issuer: Some(key), uses: Some(1), lifetime, note: String::new() };
-        let done: Done = Box::new(move |answer| {
+        let done: Told = Box::new(move |answer| {
             match (answer, peer.core.members()) {
                 (Ok(Answer::Code(code)), Some(identity)) => {
                     let event = invitation(identity, now, &code);

@@ -1,6 +1,6 @@
 //! Changes to the operator's lists, and what follows from them where the relay has members (NIP-43).
 //!
-//! The writer works one [`Task`] after the other, each in a transaction of its own: whether it may be done, the changes, and the
+//! The writer works one task after the other, each in a transaction of its own: whether it may be done, the changes, and the
 //! events in which the relay tells of them. An invite code that admits one person admits one, however many come with it at once.
 //!
 //! The list of members is an event that replaces its predecessor, so it needs a later time; and other processes change lists too. So
@@ -16,9 +16,9 @@ use super::live_event::LiveEvent;
 use super::outcome::{Outcome, Reply};
 use super::policy::membership::claim;
 use super::policy::moderation::names;
-use super::queue::ToWriter;
+use super::queue::{Answer, Task, ToWriter, Told};
 use super::{Admission, Core, live};
-use crate::nostr::{Event, Kind, PublicKey, Tags};
+use crate::nostr::{Event, Kind, Tags};
 use crate::store::{Applied, Batch, Change, Entry, List, Prepared, StoreError};
 
 /// Invite codes that may be open at once.
@@ -29,33 +29,6 @@ const INVITES_OF_ADMIN: usize = 100;
 
 /// The longest text that may be a key of a list, in bytes.
 pub(super) const MAX_NAME: usize = 100;
-
-/// What the writer is to do with the lists.
-pub(super) enum Task {
-    /// These changes.
-    Change(Vec<Change>),
-    /// Make the holder of an invite code a member.
-    Join { key: PublicKey, code: String },
-    /// Make somebody a member no more, at his own wish.
-    Leave { key: PublicKey },
-    /// Make an invite code: for an administrator without bounds, for a member within his.
-    Invite { issuer: Option<PublicKey>, uses: Option<u32>, lifetime: Option<u64>, note: String },
-    /// Give a member a role, or take it away.
-    Assign { key: PublicKey, role: String, given: bool },
-    /// Nothing but to publish what is not published yet.
-    Publish,
-}
-
-/// What became of a task.
-pub(super) enum Answer {
-    /// It is done.
-    Done(Outcome),
-    /// The invite code.
-    Code(String),
-}
-
-/// Gets the answer, after the commit.
-pub(super) type Done = Box<dyn FnOnce(Result<Answer, StoreError>) + Send>;
 
 /// An invite code on its list.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
@@ -106,7 +79,7 @@ pub(super) fn request(core: &Core, event: &Event, admission: Admission, reply: R
         Some(code) if event.kind == Kind::JOIN_REQUEST => Task::Join { key, code: code.to_owned() },
         _ => Task::Leave { key },
     };
-    let done: Done = Box::new(move |answer| {
+    let done: Told = Box::new(move |answer| {
         drop(admission);
         reply.send(match answer {
             Ok(Answer::Done(outcome)) => outcome,

@@ -57,14 +57,13 @@ pub use swap::Swap;
 
 use identity::{Identity, IdentityError};
 use live_event::LiveEvent;
-use membership::{Answer, Task};
 use outcome::Reply;
 use policy::membership::Gate;
 use policy::{Moderation, OwnAddresses, Viewer};
-use queue::{Published, ToVerify, ToWriter};
+use queue::{Answer, Published, Task, ToVerify, ToWriter};
 
 use crate::config::{Config, Limits, Membership, Policy};
-use crate::nostr::{Event, EventFields, EventId, Filter, KindClass, PublicKey};
+use crate::nostr::{Event, EventFields, EventId, Filter, Kind, KindClass, PublicKey};
 use crate::store::{Batch, Budget, Change, Count, Occupancy, Order, Progress, Record, Rules, Scan, Store, StoreError};
 
 /// What can go wrong when the core starts or works for an operator.
@@ -329,6 +328,9 @@ impl Relay {
     pub fn change_settings(&self, new: Settings) {
         let old = self.core.settings();
         let Settings { queue_bytes, callers, alone, ref clock, .. } = *old;
+        // A relay without a key of its own has no members before it is started anew.
+        self.core.moderation.set_gate(Gate::new(&new.membership, &new.policy, self.own_key()));
+        self.core.unpublished.store(true, Relaxed);
         self.core.settings.store(Settings { queue_bytes, callers, alone, clock: clock.clone(), ..new });
     }
 
@@ -543,10 +545,14 @@ impl Core {
             .and_then(|()| {
                 let lists = self.moderation.lists();
                 lists.check(&event)?;
-                match policy::membership::is_request(&event, &lists, self.settings().clock.now())? {
-                    true => Ok(()),
-                    false => lists.check_stranger(&event, viewer),
+                if policy::membership::is_request(&event, lists.gate(), settings.clock.now())? {
+                    return Ok(());
                 }
+                // Where nothing is to be read, the answer to an event would tell whether it is stored.
+                if let Some(viewer) = viewer.filter(|_| lists.gate().is_closed() && event.kind != Kind::VANISH) {
+                    viewer.check_member("publish")?;
+                }
+                lists.check_stranger(&event)
             })
             .and_then(|()| policy::publish::check(&event, viewer, &settings.policy));
         if let Err(reason) = checked {
@@ -561,7 +567,7 @@ impl Core {
 
     /// The key that signs what is said of members, where there are any.
     fn members(&self) -> Option<&Identity> {
-        self.identity.as_ref().filter(|_| self.settings().membership.enabled)
+        self.identity.as_ref().filter(|_| self.moderation.gate().enabled)
     }
 
     /// Begins a write transaction under the rules in force.

@@ -3,10 +3,9 @@
 use crossbeam_channel::{Receiver, Sender};
 
 use super::Admission;
-use super::membership::{self, Task};
 use super::outcome::{Outcome, Reply};
-use crate::nostr::{Event, EventId};
-use crate::store::{Prepared, StoreError};
+use crate::nostr::{Event, EventId, PublicKey};
+use crate::store::{Change, Prepared, StoreError};
 
 /// A published event.
 pub(super) struct Published {
@@ -43,6 +42,33 @@ impl Drop for Ticket {
     }
 }
 
+/// What the writer is to do with the lists.
+pub(super) enum Task {
+    /// These changes.
+    Change(Vec<Change>),
+    /// Make the holder of an invite code a member.
+    Join { key: PublicKey, code: String },
+    /// Make somebody a member no more, at his own wish.
+    Leave { key: PublicKey },
+    /// Make an invite code: for an administrator without bounds, for a member within his.
+    Invite { issuer: Option<PublicKey>, uses: Option<u32>, lifetime: Option<u64>, note: String },
+    /// Give a member a role, or take it away.
+    Assign { key: PublicKey, role: String, given: bool },
+    /// Nothing but to publish what is not published yet.
+    Publish,
+}
+
+/// What became of a task.
+pub(super) enum Answer {
+    /// It is done.
+    Done(Outcome),
+    /// The invite code.
+    Code(String),
+}
+
+/// Gets the answer to a task, after the commit.
+pub(super) type Told = Box<dyn FnOnce(Result<Answer, StoreError>) + Send>;
+
 /// What the writer is told.
 pub(super) enum ToWriter {
     Events(Vec<Storable>),
@@ -62,7 +88,7 @@ pub(super) enum ToWriter {
     /// Changes to the operator's lists.
     Lists {
         task: Task,
-        done: membership::Done,
+        done: Told,
     },
     /// Remove what has expired.
     Sweep,

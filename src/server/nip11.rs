@@ -14,8 +14,8 @@ pub(super) const VERSION: &str = env!("CARGO_PKG_VERSION");
 
 /// The NIPs that this relay acts on, as it is configured now.
 ///
-/// What only clients do is not listed (N11-07), nor what is switched off.
-pub(super) fn supported_nips(config: &Config) -> Vec<u16> {
+/// What only clients do is not listed (N11-07), nor what is switched off; `members` tells whether the relay has any (NIP-43).
+pub(super) fn supported_nips(config: &Config, members: bool) -> Vec<u16> {
     let policy = &config.policy;
     let list = [
         (1, true),
@@ -27,7 +27,7 @@ pub(super) fn supported_nips(config: &Config) -> Vec<u16> {
         (17, policy.auth && policy.guard_private),
         (40, policy.expiration),
         (42, policy.auth),
-        (43, config.membership.enabled),
+        (43, members),
         (45, policy.count),
         (59, policy.auth && policy.guard_private),
         (62, policy.requests_to_vanish),
@@ -99,7 +99,7 @@ pub(super) fn document(config: &Config, lists: &Lists, own: Option<PublicKey>) -
         pubkey: info.pubkey.map(|key| key.to_string()),
         own: own.map(|key| key.to_string()),
         contact: &info.contact,
-        supported_nips: supported_nips(config),
+        supported_nips: supported_nips(config, lists.gate().enabled),
         software: SOFTWARE,
         version: VERSION,
         terms_of_service: &info.terms_of_service,

@@ -6,8 +6,9 @@ use super::Method;
 use super::lists::{change, page, with_reason};
 use super::params::{arity, number_at, pubkey, text_at, text_or_none};
 use crate::relay::Relay;
-use crate::relay::membership::{Answer, Invite, MAX_NAME, Role, Task, entry};
+use crate::relay::membership::{Invite, MAX_NAME, Role, entry};
 use crate::relay::outcome::Outcome;
+use crate::relay::queue::{Answer, Task};
 use crate::store::{Change, List};
 
 /// The methods, which exist where the relay has members.

@@ -2,7 +2,6 @@
 //!
 //! Members are the allowed keys of the operator's lists; how one becomes a member is decided where lists are changed.
 
-use super::moderation::Lists;
 use crate::config::{Membership, Policy};
 use crate::nostr::{Event, Filter, Kind, PublicKey};
 
@@ -27,7 +26,8 @@ pub struct Gate {
 impl Gate {
     /// As configured, for a relay with this key of its own.
     pub fn new(membership: &Membership, policy: &Policy, own: Option<PublicKey>) -> Gate {
-        let enabled = membership.enabled;
+        // Without a key there is nobody to say who is a member.
+        let enabled = membership.enabled && own.is_some();
         Gate {
             enabled,
             restricts_writes: enabled && membership.restrict_writes,
@@ -50,8 +50,7 @@ impl Gate {
 
 /// Whether the event is a request to join or to leave, and in order; anything else is an ordinary event, and may not pretend to be one
 /// of the relay's own (N43-05, N43-08 to N43-10). The error is the text of an OK.
-pub fn is_request(event: &Event, lists: &Lists, now: u64) -> Result<bool, String> {
-    let gate = lists.gate();
+pub fn is_request(event: &Event, gate: &Gate, now: u64) -> Result<bool, String> {
     match event.kind {
         // They carry codes, so they are never passed on, not even where there is nothing to join.
         Kind::JOIN_REQUEST | Kind::LEAVE_REQUEST if !gate.enabled => {

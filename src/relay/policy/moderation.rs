@@ -8,7 +8,6 @@ use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use super::membership::Gate;
-use super::viewer::Viewer;
 use crate::nostr::{Event, EventFields, EventId, Kind, PublicKey, TagName, TagRef};
 use crate::relay::lock;
 use crate::store::{Entry, List, Store, StoreError};
@@ -19,15 +18,16 @@ type Watcher = Box<dyn Fn(&Lists) + Send + Sync>;
 /// The lists in force.
 #[derive(Default)]
 pub struct Moderation {
-    gate: Arc<Gate>,
     lists: RwLock<Arc<Lists>>,
     watchers: Mutex<Vec<Watcher>>,
     /// Some key is banned: what is shown has to be looked at.
     hides: AtomicBool,
+    /// Only members may read.
+    for_members: AtomicBool,
 }
 
 /// A copy of the operator's lists.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Lists {
     version: u64,
     gate: Arc<Gate>,
@@ -44,16 +44,27 @@ pub struct Lists {
 impl Moderation {
     /// The lists of a database.
     pub fn load(store: &Store, gate: Gate) -> Result<Moderation, StoreError> {
-        let gate = Arc::new(gate);
-        let lists = Lists { gate: gate.clone(), ..Lists::default() };
-        let moderation = Moderation { gate, lists: RwLock::new(lists.into()), ..Moderation::default() };
+        let moderation = Moderation::default();
+        moderation.set_gate(gate);
         moderation.refresh(store)?;
         Ok(moderation)
     }
 
     /// What membership means here.
-    pub fn gate(&self) -> &Gate {
-        &self.gate
+    pub fn gate(&self) -> Arc<Gate> {
+        self.lists().gate.clone()
+    }
+
+    /// Whether only members may read. Asked for each event that is shown.
+    pub fn is_for_members(&self) -> bool {
+        self.for_members.load(Relaxed)
+    }
+
+    /// Has membership mean this from now on.
+    pub fn set_gate(&self, gate: Gate) {
+        let mut current = self.lists.write().unwrap_or_else(PoisonError::into_inner);
+        self.for_members.store(gate.restricts_reads, Relaxed);
+        *current = Arc::new(Lists { gate: Arc::new(gate), ..Lists::clone(&current) });
     }
 
     /// Reads the lists again if they have changed; whether they had.
@@ -63,8 +74,9 @@ impl Moderation {
         if version == self.lists().version {
             return Ok(false);
         }
-        let lists = Arc::new(Lists::load(store, version, self.gate.clone())?);
+        let lists = Lists::load(store, version)?;
         let mut current = self.lists.write().unwrap_or_else(PoisonError::into_inner);
+        let lists = Arc::new(Lists { gate: current.gate.clone(), ..lists });
         self.hides.store(!lists.banned_keys.is_empty(), Relaxed);
         *current = lists.clone();
         drop(current);
@@ -103,7 +115,7 @@ impl Moderation {
 }
 
 impl Lists {
-    fn load(store: &Store, version: u64, gate: Arc<Gate>) -> Result<Lists, StoreError> {
+    fn load(store: &Store, version: u64) -> Result<Lists, StoreError> {
         fn set<T: Eq + std::hash::Hash, const N: usize>(
             store: &Store,
             list: List,
@@ -126,7 +138,7 @@ impl Lists {
             texts.into_iter().filter_map(|(name, Entry { reason, .. })| Some((String::from_utf8(name).ok()?, reason)));
         Ok(Lists {
             version,
-            gate,
+            gate: Arc::default(),
             banned_keys: set(store, List::BannedKeys, PublicKey)?,
             allowed_keys: set(store, List::AllowedKeys, PublicKey)?,
             banned_events: set(store, List::BannedEvents, EventId)?,
@@ -189,14 +201,10 @@ impl Lists {
         Ok(())
     }
 
-    /// What a stranger's event may not break as well; `viewer` is `None` when it comes from no connection.
-    pub fn check_stranger(&self, event: &Event, viewer: Option<&Viewer>) -> Result<(), String> {
+    /// What a stranger's event may not break as well.
+    pub fn check_stranger(&self, event: &Event) -> Result<(), String> {
         if event.kind == Kind::VANISH {
             return Ok(());
-        }
-        // Where nothing is to be read, the answer to an event would tell whether it is stored.
-        if let (true, Some(viewer)) = (self.gate.is_closed(), viewer) {
-            viewer.check_member("publish")?;
         }
         let allowed_kind = self.allowed_kinds.is_empty() || self.allowed_kinds.contains(&event.kind);
         if !allowed_kind || self.banned_kinds.contains(&event.kind) {

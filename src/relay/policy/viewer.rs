@@ -110,7 +110,7 @@ impl Viewer {
     /// Whether this connection may learn of the event: the guard of private kinds (N17-01, N17-03), of what banned keys
     /// left here, and of all that is for members only.
     pub fn may_see(&self, event: &impl EventFields) -> bool {
-        if self.moderation.hides(event) || self.moderation.gate().restricts_reads && self.member().is_none() {
+        if self.moderation.hides(event) || self.moderation.is_for_members() && self.member().is_none() {
             return false;
         }
         let audience = event.kind().audience();

@@ -39,7 +39,7 @@ impl Landing {
             .filter(|paragraph| !paragraph.is_empty())
             .map(|paragraph| format!("<p>{}</p>\n", escape(paragraph).replace('\n', "<br>\n")))
             .collect();
-        let nips: Vec<String> = nip11::supported_nips(config)
+        let nips: Vec<String> = nip11::supported_nips(config, config.membership.enabled)
             .into_iter()
             .map(|nip| {
                 format!("<li><a href=\"https://github.com/nostr-protocol/nips/blob/master/{nip:02}.md\">{nip}</a></li>")

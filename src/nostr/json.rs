@@ -1,12 +1,19 @@
-//! A strict JSON scanner that works in place, and the writer of JSON strings.
+//! A strict JSON scanner that works in place; the writer of canonical JSON is `write`.
 //!
 //! The scanner follows RFC 8259 to the letter and knows no tree: whoever calls it says which token must
 //! come next. It reads every byte once, never recurses, and refuses what strict parsers disagree about:
 //! a byte order mark, raw control characters in strings, leading zeros, lone surrogate escapes, nesting
 //! deeper than [`MAX_DEPTH`] (N01-10, N01-82).
 
+mod special;
+mod write;
+
 use std::cell::Cell;
 use std::fmt;
+
+use special::plain_run;
+pub(crate) use write::write_text;
+pub use write::{write_hex, write_number, write_string};
 
 /// How deep arrays and objects may be nested, the outermost included.
 pub const MAX_DEPTH: u32 = 32;
@@ -470,158 +477,5 @@ impl<'a> Scanner<'a> {
             return self.error("expected ':'");
         }
         Ok(())
-    }
-}
-
-/// Marks the quotes, backslashes and control characters among eight bytes, by the arithmetic that finds a zero byte in a word. The lowest
-/// mark is exact, those above it need not be.
-#[inline]
-fn special_bytes(word: u64) -> u64 {
-    const ONES: u64 = 0x0101_0101_0101_0101;
-    const TOPS: u64 = 0x8080_8080_8080_8080;
-    let quote = word ^ (ONES * b'"' as u64);
-    let backslash = word ^ (ONES * b'\\' as u64);
-    (word.wrapping_sub(ONES * 0x20) & !word
-        | quote.wrapping_sub(ONES) & !quote
-        | backslash.wrapping_sub(ONES) & !backslash)
-        & TOPS
-}
-
-/// Where the first quote, backslash or control character lies, from `at` on; the length if there is none.
-#[inline]
-fn plain_run(bytes: &[u8], mut at: usize) -> usize {
-    while let Some(word) = bytes.get(at..).and_then(|rest| rest.first_chunk::<8>()) {
-        let special = special_bytes(u64::from_le_bytes(*word));
-        if special != 0 {
-            return at + special.trailing_zeros() as usize / 8;
-        }
-        at += 8;
-    }
-    while let Some(&byte) = bytes.get(at) {
-        if byte < 0x20 || byte == b'"' || byte == b'\\' {
-            break;
-        }
-        at += 1;
-    }
-    at
-}
-
-/// Bytes that [`write_text`] looks at and copies in one step.
-const BLOCK: usize = 16;
-
-/// Appends `text` as a JSON string, quotes included, in the canonical form that event ids are computed
-/// over: the seven two-character escapes of NIP-01, `\u00xx` for the other control characters, everything
-/// else verbatim (N01-05 to N01-07).
-pub fn write_string(out: &mut Vec<u8>, text: &str) {
-    write_text(out, text.as_bytes(), text.len());
-}
-
-/// Appends the first `len` bytes of `bytes` as [`write_string`] would if they were text; whether they are UTF-8 is the caller's
-/// business. What lies behind them does not matter, but strings are written fastest when at least [`BLOCK`] bytes do:
-/// then the last step, which for most strings is the only one, need not be cut to measure.
-pub(crate) fn write_text(out: &mut Vec<u8>, bytes: &[u8], len: usize) {
-    out.reserve(len + 2 + BLOCK);
-    out.push(b'"');
-    let mut at = 0;
-    while at < len {
-        let rest = &bytes[at..];
-        let block = rest.first_chunk().copied().unwrap_or_else(|| {
-            let mut block = [b' '; BLOCK];
-            block[..rest.len()].copy_from_slice(rest);
-            block
-        });
-        // The whole block goes out; what turns out to be too much is taken back.
-        let start = out.len();
-        out.extend_from_slice(&block);
-        let plain = plain_in_block(&block).min(len - at);
-        at += plain;
-        if plain < BLOCK {
-            out.truncate(start + plain);
-            if at < len {
-                write_escape(out, bytes[at]);
-                at += 1;
-            }
-        }
-    }
-    out.push(b'"');
-}
-
-/// How many bytes of a block stand before the first one that must be escaped.
-#[inline]
-fn plain_in_block(block: &[u8; BLOCK]) -> usize {
-    let words = u128::from_le_bytes(*block);
-    let special = u128::from(special_bytes((words >> 64) as u64)) << 64 | u128::from(special_bytes(words as u64));
-    special.trailing_zeros() as usize / 8
-}
-
-fn write_escape(out: &mut Vec<u8>, byte: u8) {
-    match byte {
-        b'"' => out.extend_from_slice(b"\\\""),
-        b'\\' => out.extend_from_slice(b"\\\\"),
-        b'\n' => out.extend_from_slice(b"\\n"),
-        b'\r' => out.extend_from_slice(b"\\r"),
-        b'\t' => out.extend_from_slice(b"\\t"),
-        0x08 => out.extend_from_slice(b"\\b"),
-        0x0c => out.extend_from_slice(b"\\f"),
-        control => {
-            out.extend_from_slice(b"\\u00");
-            write_hex(out, &[control]);
-        }
-    }
-}
-
-/// Appends the lower-case hexadecimal digits of `bytes`, without quotes.
-pub fn write_hex(out: &mut Vec<u8>, bytes: &[u8]) {
-    let start = out.len();
-    out.resize(start + 2 * bytes.len(), 0);
-    // Cannot fail: the room is exactly what the digits need.
-    let _ = const_hex::encode_to_slice(bytes, &mut out[start..]);
-}
-
-/// Appends a decimal number.
-pub fn write_number(out: &mut Vec<u8>, number: u64) {
-    out.extend_from_slice(itoa::Buffer::new().format(number).as_bytes());
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// One byte after the other.
-    fn naive(text: &str) -> String {
-        let escape = |c: char| match c {
-            '"' => "\\\"".into(),
-            '\\' => "\\\\".into(),
-            '\n' => "\\n".into(),
-            '\r' => "\\r".into(),
-            '\t' => "\\t".into(),
-            '\u{8}' => "\\b".into(),
-            '\u{c}' => "\\f".into(),
-            c if c < ' ' => format!("\\u{:04x}", c as u32),
-            c => c.to_string(),
-        };
-        format!("\"{}\"", text.chars().map(escape).collect::<String>())
-    }
-
-    #[test]
-    fn n01_05_n01_06_n01_07_strings_are_escaped_wherever_a_block_ends() {
-        for special in ['"', '\\', '\n', '\r', '\t', '\u{8}', '\u{c}', '\0', '\u{1f}', ' ', '\u{7f}', 'é', '€', '😀']
-        {
-            for len in 0..50 {
-                for at in 0..=len {
-                    let mut text = "x".repeat(len);
-                    text.insert(at, special);
-                    for text in [text.clone(), format!("{text}{special}"), special.to_string().repeat(len)] {
-                        let mut out = b"before".to_vec();
-                        write_string(&mut out, &text);
-                        assert_eq!(out, format!("before{}", naive(&text)).into_bytes(), "{text:?}");
-                        // What stands behind the text is no part of it.
-                        let mut out = Vec::new();
-                        write_text(&mut out, format!("{text}\"\n{}", "y".repeat(20)).as_bytes(), text.len());
-                        assert_eq!(out, naive(&text).into_bytes(), "{text:?}");
-                    }
-                }
-            }
-        }
     }
 }

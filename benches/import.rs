@@ -149,7 +149,7 @@ fn bare_puts(lines: &Lines) -> Result<ceilings::Puts> {
     let mean = lines.bytes() / lines.len().max(1);
     let folder = process::scratch("puts")?;
     let batch = if lines.bytes() <= FIRST_BATCH_BYTES { FIRST_BATCH_BYTES } else { BATCH_BYTES };
-    let puts = ceilings::puts(&folder, records.iter().map(Vec::as_slice), batch / mean.max(1))?;
+    let puts = ceilings::puts(&folder, records.iter().map(Vec::as_slice), batch / mean.max(1), None)?;
     fs::remove_dir_all(folder)?;
     Ok(puts)
 }

@@ -65,9 +65,15 @@ pub struct Puts {
     pub bytes: u64,
 }
 
-/// Inserts `records` into a table of their own with `batch` records to a commit; each commit is on disk before the next begins.
+/// Inserts `records` into a table of their own with `batch` records to a commit; each commit is on disk before the next begins. With a
+/// `rate`, so many records a second.
 #[allow(unsafe_code)]
-pub fn puts<'a>(folder: &Path, records: impl Iterator<Item = &'a [u8]>, batch: usize) -> Result<Puts> {
+pub fn puts<'a>(
+    folder: &Path,
+    records: impl Iterator<Item = &'a [u8]>,
+    batch: usize,
+    rate: Option<u64>,
+) -> Result<Puts> {
     // SAFETY: the folder was just made for this, nobody else has its file open.
     let env = unsafe { EnvOpenOptions::new().map_size(1 << 40).max_dbs(1).open(folder)? };
     let opened: CommitOrAbort<_, ()> = env.create_databases_and_commit(env.write_txn()?, |opener, txn| {
@@ -87,6 +93,10 @@ pub fn puts<'a>(folder: &Path, records: impl Iterator<Item = &'a [u8]>, batch: u
         Ok(())
     };
     for record in records {
+        if let Some(rate) = rate {
+            let due = started + Duration::from_micros(count * 1_000_000 / rate);
+            std::thread::sleep(due.duration_since(Instant::now()));
+        }
         table.put_with_flags(&mut txn, PutFlags::APPEND, &count.to_be_bytes()[3..], record)?;
         count += 1;
         if count.is_multiple_of(batch as u64) {
@@ -139,29 +149,31 @@ pub async fn serve_bytes(listener: tokio::net::TcpListener, answer: std::sync::A
     }
 }
 
+/// Appends a frame as a server sends it, its payload given in pieces.
+pub fn frame(out: &mut Vec<u8>, pieces: &[&[u8]]) {
+    let len: usize = pieces.iter().map(|piece| piece.len()).sum();
+    out.push(0x81);
+    match len {
+        0..126 => out.push(len as u8),
+        126..65_536 => {
+            out.push(126);
+            out.extend_from_slice(&(len as u16).to_be_bytes());
+        }
+        _ => {
+            out.push(127);
+            out.extend_from_slice(&(len as u64).to_be_bytes());
+        }
+    }
+    pieces.iter().for_each(|piece| out.extend_from_slice(piece));
+}
+
 /// The frames of an answer with these events, EOSE at its end.
 pub fn answer_of<'a>(events: impl Iterator<Item = &'a [u8]>) -> Vec<u8> {
     let mut out = Vec::new();
-    let mut frame = |pieces: &[&[u8]]| {
-        let len: usize = pieces.iter().map(|piece| piece.len()).sum();
-        out.push(0x81);
-        match len {
-            0..126 => out.push(len as u8),
-            126..65_536 => {
-                out.push(126);
-                out.extend_from_slice(&(len as u16).to_be_bytes());
-            }
-            _ => {
-                out.push(127);
-                out.extend_from_slice(&(len as u64).to_be_bytes());
-            }
-        }
-        pieces.iter().for_each(|piece| out.extend_from_slice(piece));
-    };
     for event in events {
-        frame(&[b"[\"EVENT\",\"q\",", event, b"]"]);
+        frame(&mut out, &[b"[\"EVENT\",\"q\",", event, b"]"]);
     }
-    frame(&[b"[\"EOSE\",\"q\"]"]);
+    frame(&mut out, &[b"[\"EOSE\",\"q\"]"]);
     out
 }
 

@@ -7,14 +7,17 @@
 //! | `socket` | a WebSocket client that costs next to nothing |
 //! | `drive` | publishers, askers, subscribers |
 //! | `process` | children, and what /proc says of a relay |
-//! | `ceilings` | what the machine itself can do |
+//! | `contender` | a relay under test |
+//! | `ceilings` `fan` | what the machine itself can do; the same for live delivery |
 //! | `report` | medians, percentiles, tables |
 
 // Each bench compiles the kit anew and uses the part it needs.
 #![allow(dead_code)]
 
 pub mod ceilings;
+pub mod contender;
 pub mod drive;
+pub mod fan;
 pub mod pool;
 pub mod process;
 pub mod random;

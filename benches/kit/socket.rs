@@ -81,7 +81,7 @@ pub struct Socket {
 const OFFER: &str = "Sec-WebSocket-Extensions: permessage-deflate; client_max_window_bits\r\n";
 
 /// The same for every frame: a mask is there to be removed, not to be a secret from ourselves.
-const MASK: [u8; 4] = [0x5A, 0xC3, 0x96, 0x3C];
+pub const MASK: [u8; 4] = [0x5A, 0xC3, 0x96, 0x3C];
 
 impl Socket {
     pub async fn connect(target: &Target) -> Result<Socket> {
@@ -222,7 +222,7 @@ fn inflate(inflater: &mut Decompress, message: &[u8], out: &mut Vec<u8>) -> Resu
 }
 
 /// The first byte of the first frame, and where its payload begins and ends, once it is complete.
-fn frame_at(bytes: &[u8]) -> Option<(u8, usize, usize)> {
+pub fn frame_at(bytes: &[u8]) -> Option<(u8, usize, usize)> {
     let (&first, &second) = (bytes.first()?, bytes.get(1)?);
     let (start, len) = match second & 0x7F {
         126 => (4, usize::from(u16::from_be_bytes(bytes.get(2..4)?.try_into().ok()?))),

@@ -72,6 +72,9 @@ struct Args {
     /// Connections that publish, and how many events they publish together in each round
     #[arg(long, value_delimiter = ',', default_value = "1:2000,8:8000,64:16000", value_parser = step)]
     publish: Vec<(usize, usize)>,
+    /// Events that the live part publishes as fast as they go, and at a steady pace
+    #[arg(long, value_name = "FAST:STEADY", default_value = "1000:600", value_parser = step)]
+    heard: (usize, usize),
     /// Threads of this tool
     #[arg(long, default_value_t = 1)]
     threads: usize,
@@ -505,11 +508,12 @@ impl Bench {
     fn live(&self, runtime: &tokio::runtime::Runtime) -> Result<()> {
         println!("## Live: {FOLLOWERS} subscribers to 20 authors each, {EVERYTHING} to everything\n");
         let ceiling = "prepared frames";
+        let (fast, slow) = self.args.heard;
         let mut cells: Vec<Vec<Live>> = (0..=self.contenders.len()).map(|_| Vec::new()).collect();
         let (mut commits, folder) = (Vec::new(), process::scratch("live")?);
         for round in 0..self.args.rounds {
             let now = SystemTime::now().duration_since(UNIX_EPOCH)?.as_secs();
-            let lines = self.fresh(now, FAST + SLOW, &folder.join(FRESH))?;
+            let lines = self.fresh(now, fast + slow, &folder.join(FRESH))?;
             let hall = self.child("fan", &folder, &folder.join(FRESH))?;
             let contenders = self.contenders.iter().map(|contender| (&*contender.name, contender.running.as_ref()));
             for ((name, running), cell) in contenders.chain([(ceiling, Some(&hall))]).zip(&mut cells) {
@@ -520,7 +524,7 @@ impl Bench {
                     Err(error) => eprintln!("{name}: {error}; a low `ulimit -n` is the usual reason"),
                 }
             }
-            let records = records(&lines, SLOW);
+            let records = records(&lines, slow);
             let puts = process::scratch("live-commits")?;
             commits.push(ceilings::puts(&puts, records.iter().map(Vec::as_slice), 1, Some(RATE))?.commits);
             std::fs::remove_dir_all(puts)?;
@@ -594,8 +598,9 @@ impl Bench {
     /// Notes that the accounts of the workload write now, none of them known to any relay. They are written to `file` as well.
     fn fresh(&self, now: u64, count: usize, file: &Path) -> Result<Lines> {
         let authors = (self.args.events / 40).clamp(100, 200_000) as usize;
-        let spec =
-            Spec { seed: self.args.seed, stream: now, end: now, days: 0, events: 5000, authors, ..Spec::default() };
+        // Nearly half of all events are notes.
+        let events = 3 * count as u64 + 1000;
+        let spec = Spec { seed: self.args.seed, stream: now, end: now, days: 0, events, authors, ..Spec::default() };
         let mut text = Vec::new();
         for event in Workload::new(spec).flatten().filter(|event| event.kind == 1).take(count) {
             event.write_json(&mut text);
@@ -616,18 +621,15 @@ impl Bench {
             let heard = audience.hear(&running.target, lines, events, rate).await?;
             Result::Ok(Part { heard, relay: running.cpu() - relay, tool: own_cpu() - tool })
         };
-        let fast = part(0..FAST, None).await?;
-        let slow = part(FAST..FAST + SLOW, Some(RATE)).await?;
+        let (fast, slow) = self.args.heard;
+        let (fast, slow) = (part(0..fast, None).await?, part(fast..fast + slow, Some(RATE)).await?);
         Ok(Live { fast, slow, idle, resident: running.resident() })
     }
 }
 
-/// Subscribers of the live part, what is published to them as fast as it goes, then at so many a second, and the file that it
-/// is in.
+/// Subscribers of the live part, the steady pace, events a second, and the file that they are in.
 const FOLLOWERS: usize = 1000;
 const EVERYTHING: usize = 50;
-const FAST: usize = 1000;
-const SLOW: usize = 600;
 const RATE: u64 = 200;
 const FRESH: &str = "fresh.jsonl";
 

@@ -198,8 +198,8 @@ impl Sink for Ear {
         true
     }
 
-    fn send_live(&self, _prefix: &[u8], _event: &LiveText) {
-        self.live.fetch_add(1, Relaxed);
+    fn send_live(&self, _prefix: &[u8], events: &[&LiveText]) {
+        self.live.fetch_add(events.len() as u64, Relaxed);
     }
 }
 

@@ -84,8 +84,10 @@ impl Sink for Narrow {
         self.state.lock().expect("lock").bytes <= Narrow::SOFT
     }
 
-    fn send_live(&self, prefix: &[u8], event: &LiveText) {
-        self.push([prefix, event.text(), b"\n"].concat());
+    fn send_live(&self, prefix: &[u8], events: &[&LiveText]) {
+        for event in events {
+            self.push([prefix, event.text(), b"\n"].concat());
+        }
     }
 }
 

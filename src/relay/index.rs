@@ -84,11 +84,11 @@ impl Entry {
         false
     }
 
-    fn append_to(&self, list: &mut Vec<u32>) {
+    fn for_each(&self, each: impl FnMut(u32)) {
         match self {
-            Entry::One(number) => list.push(*number),
-            Entry::Few(numbers) => list.extend_from_slice(numbers),
-            Entry::Many(numbers) => list.extend(numbers.iter()),
+            Entry::One(number) => [*number].into_iter().for_each(each),
+            Entry::Few(numbers) => numbers.iter().copied().for_each(each),
+            Entry::Many(numbers) => numbers.iter().copied().for_each(each),
         }
     }
 }
@@ -272,17 +272,18 @@ impl Index {
         self.vacant.push(number);
     }
 
-    /// Everyone who stands under one of the fields of an event, each once.
-    pub fn candidates(&self, fields: &[u64]) -> Vec<Arc<Subscription>> {
-        let mut numbers = Vec::new();
+    /// The numbers of all who stand under one of the fields of an event; who stands under several comes as many times.
+    pub fn candidates(&self, fields: &[u64], mut each: impl FnMut(u32)) {
         for field in fields {
             if let Some(entry) = self.entries[shard_of(*field)].get(field) {
-                entry.append_to(&mut numbers);
+                entry.for_each(&mut each);
             }
         }
-        numbers.sort_unstable();
-        numbers.dedup();
-        numbers.iter().filter_map(|&number| self.subscriptions.get(number as usize)?.clone()).collect()
+    }
+
+    /// The subscription that has this number now.
+    pub fn get(&self, number: u32) -> Option<Arc<Subscription>> {
+        self.subscriptions.get(number as usize)?.clone()
     }
 
     fn shard(&mut self, field: u64) -> &mut HashMap<u64, Entry, BuildHasherDefault<AsIs>> {

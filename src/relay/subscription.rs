@@ -30,8 +30,9 @@ pub trait Sink: Send + Sync + 'static {
     fn pack(&self, messages: Vec<u8>) -> Vec<u8> {
         messages
     }
-    /// Takes one live event: `prefix` is `["EVENT","<sub>",`, then comes the event's shared text with the bracket behind it.
-    fn send_live(&self, prefix: &[u8], event: &LiveText);
+    /// Takes live events, a message for each: `prefix` is `["EVENT","<sub>",`, then comes the event's shared text with the bracket
+    /// behind it.
+    fn send_live(&self, prefix: &[u8], events: &[&LiveText]);
     /// Whether the peer keeps up with what it is sent. Asked before events are sent that nobody paces otherwise.
     fn has_room(&self) -> bool;
 }
@@ -121,67 +122,69 @@ impl Subscription {
         self.filters.iter().any(|filter| filter.matches(event)) && self.viewer.may_see(event)
     }
 
-    /// A live event: delivered, or kept until the stored ones are through. Returns whether it was sent now.
-    pub fn deliver(&self, event: &Arc<LiveEvent>) -> bool {
+    /// Live events in the order of the log: delivered, or kept until the stored ones are through. Returns how many were sent
+    /// now.
+    pub fn deliver(&self, events: &[&Arc<LiveEvent>]) -> u64 {
         let mut state = lock(&self.state);
         match &mut *state {
             State::Live { from } => {
-                let wanted = event.seq.is_none_or(|seq| seq >= *from);
-                if wanted {
-                    self.send_live(event);
-                }
-                wanted
+                self.send_live(events.iter().filter(|event| event.seq.is_none_or(|seq| seq >= *from)))
             }
-            State::Scanning { from, .. } if event.seq.is_some_and(|seq| seq < *from) => false,
-            State::Scanning { waiting, bytes, behind, .. } => {
-                if *behind && event.seq.is_some() {
-                    return false;
-                }
-                waiting.push(event.clone());
-                *bytes += event.size();
-                if *bytes > self.max_waiting {
-                    // What is stored can be read later; what is not must be kept, or the subscription is of no use.
-                    *behind = true;
-                    waiting.retain(|event| event.seq.is_none());
-                    *bytes = waiting.iter().map(|event| event.size()).sum();
-                }
-                if *bytes > self.max_waiting {
-                    *state = State::Closed;
-                    self.close_message("error: you read stored events slower than new ones arrive; ask for fewer");
-                }
-                false
+            State::Scanning { .. } => {
+                events.iter().for_each(|event| self.keep(&mut state, event));
+                0
             }
-            State::Behind if event.seq.is_none() => {
-                self.send_live(event);
-                true
-            }
-            State::Behind | State::Closed => false,
+            State::Behind => self.send_live(events.iter().filter(|event| event.seq.is_none())),
+            State::Closed => 0,
         }
     }
 
-    /// An event of the log: delivered if the sink has room for it. If not, the subscription falls behind. Returns whether it was sent now.
-    pub fn deliver_if_room(self: &Arc<Self>, event: &Arc<LiveEvent>) -> bool {
-        let Some(seq) = event.seq else { return self.deliver(event) };
+    /// Keeps a live event until the stored ones are through.
+    fn keep(&self, state: &mut State, event: &Arc<LiveEvent>) {
+        let State::Scanning { waiting, bytes, from, behind } = state else { return };
+        if event.seq.is_some_and(|seq| seq < *from || *behind) {
+            return;
+        }
+        waiting.push(event.clone());
+        *bytes += event.size();
+        if *bytes > self.max_waiting {
+            // What is stored can be read later; what is not must be kept, or the subscription is of no use.
+            *behind = true;
+            waiting.retain(|event| event.seq.is_none());
+            *bytes = waiting.iter().map(|event| event.size()).sum();
+        }
+        if *bytes > self.max_waiting {
+            *state = State::Closed;
+            self.close_message("error: you read stored events slower than new ones arrive; ask for fewer");
+        }
+    }
+
+    /// An event of the log: delivered if the sink has room for it. If not, the subscription falls behind. Returns how many were
+    /// sent now.
+    pub fn deliver_if_room(self: &Arc<Self>, event: &Arc<LiveEvent>) -> u64 {
+        let Some(seq) = event.seq else { return self.deliver(&[event]) };
         {
             let mut state = lock(&self.state);
             match *state {
                 State::Live { from } if seq >= from && !self.sink.has_room() => *state = State::Behind,
                 _ => {
                     drop(state);
-                    return self.deliver(event);
+                    return self.deliver(&[event]);
                 }
             }
         }
         if let Some(owner) = self.owner.upgrade() {
             owner.read_log(self.clone(), seq);
         }
-        false
+        0
     }
 
-    fn send_live(&self, event: &LiveEvent) {
-        if let Some(text) = event.text() {
-            self.sink.send_live(&self.prefix, text);
+    fn send_live<'e>(&self, events: impl Iterator<Item = &'e &'e Arc<LiveEvent>>) -> u64 {
+        let texts: Vec<&LiveText> = events.filter_map(|event| event.text()).collect();
+        if !texts.is_empty() {
+            self.sink.send_live(&self.prefix, &texts);
         }
+        texts.len() as u64
     }
 
     /// Ends being behind: events with this number and above are delivered as they come.

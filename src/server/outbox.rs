@@ -124,6 +124,23 @@ impl Outbox {
         true
     }
 
+    /// Queues one text message made of these parts.
+    fn push_shared(
+        &self,
+        state: &mut State,
+        header: fn(usize) -> ([u8; 10], usize),
+        stored: &[u8],
+        prefix: &[u8],
+        body: &Bytes,
+    ) {
+        let payload = stored.len() + prefix.len() + body.len();
+        let (header, size) = header(payload);
+        if self.admit(state, size + payload) {
+            state.bytes += size + payload;
+            state.queue.push_shared([&header[..size], stored, prefix], body.clone());
+        }
+    }
+
     /// Queues a control frame ahead of other messages.
     pub(super) fn push_urgent(&self, write: impl FnOnce(&mut Vec<u8>)) {
         let waker = {
@@ -207,21 +224,6 @@ impl Outbox {
         Status { bytes: state.bytes, queued, resume, overflowed: state.overflowed, phase: state.phase }
     }
 
-    /// Queues one text message made of these parts.
-    fn send_shared(&self, header: fn(usize) -> ([u8; 10], usize), stored: &[u8], prefix: &[u8], body: &Bytes) {
-        let payload = stored.len() + prefix.len() + body.len();
-        let (header, size) = header(payload);
-        let waker = {
-            let mut state = self.lock();
-            if self.admit(&mut state, size + payload) {
-                state.bytes += size + payload;
-                state.queue.push_shared([&header[..size], stored, prefix], body.clone());
-            }
-            state.ring()
-        };
-        wake(waker);
-    }
-
     /// Writes until nothing waits (`Ready`) or the kernel takes no more (`Pending`). `progress` is called after
     /// each write that the kernel took. An error means that the connection is gone.
     pub(super) fn poll_write<W: AsyncWrite + Unpin>(
@@ -299,15 +301,28 @@ impl Sink for Outbox {
         self.lock().bytes <= self.soft
     }
 
-    fn send_live(&self, prefix: &[u8], event: &LiveText) {
-        let packed = match self.compression {
-            Some(agreement) if agreement.takes(event.text().len()) => event.packed(deflate::alone),
+    fn send_live(&self, prefix: &[u8], events: &[&LiveText]) {
+        let packed = |event: &LiveText| match self.compression {
+            Some(agreement) if agreement.takes(event.text().len()) => event.packed(deflate::alone).cloned(),
             _ => None,
         };
-        match packed.zip(deflate::stored(prefix.len())) {
-            Some((body, stored)) => self.send_shared(frame::compressed_header, &stored, prefix, body),
-            None => self.send_shared(frame::text_header, b"", prefix, event.text()),
+        if self.compression.is_some() {
+            // Before the lock is taken. It is done only once for all who get it.
+            events.iter().for_each(|event| drop(packed(event)));
         }
+        let waker = {
+            let mut state = self.lock();
+            for event in events {
+                match packed(event).zip(deflate::stored(prefix.len())) {
+                    Some((body, stored)) => {
+                        self.push_shared(&mut state, frame::compressed_header, &stored, prefix, &body);
+                    }
+                    None => self.push_shared(&mut state, frame::text_header, b"", prefix, event.text()),
+                }
+            }
+            state.ring()
+        };
+        wake(waker);
     }
 }
 

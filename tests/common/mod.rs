@@ -196,8 +196,8 @@ impl Sink for Inbox {
         true
     }
 
-    fn send_live(&self, prefix: &[u8], event: &LiveText) {
-        self.add(&[prefix, event.text()].concat());
+    fn send_live(&self, prefix: &[u8], events: &[&LiveText]) {
+        events.iter().for_each(|event| self.add(&[prefix, event.text()].concat()));
     }
 }
 

@@ -85,7 +85,7 @@ fn messages_leave_whole_and_in_order_however_the_kernel_takes_them() {
         let mut expected = Vec::new();
         for i in 0..40 {
             let prefix = format!("[\"EVENT\",\"s{i}\",");
-            outbox.send_live(prefix.as_bytes(), &event);
+            outbox.send_live(prefix.as_bytes(), &[&event]);
             let live = format!("{prefix}{}", std::str::from_utf8(event.text()).unwrap());
             expected.extend(text(&outbox, &live));
             if i % 3 == 0 {
@@ -120,7 +120,7 @@ fn many_small_messages_take_few_system_calls() {
 
     let event = LiveText::new(vec![b'x'; 800]);
     for _ in 0..500 {
-        outbox.send_live(b"[\"EVENT\",\"sub\",", &event);
+        outbox.send_live(b"[\"EVENT\",\"sub\",", &[&event]);
     }
     let mut pipe = Pipe::new(usize::MAX, usize::MAX);
     assert!(write(&mut Batch::default(), &mut pipe, &outbox).is_ready());
@@ -131,7 +131,7 @@ fn many_small_messages_take_few_system_calls() {
 fn a_live_event_is_shared_not_copied() {
     let event = LiveText::new(vec![b'x'; 800]);
     let outbox = Outbox::new(1 << 20, None);
-    outbox.send_live(b"[\"EVENT\",\"sub\",", &event);
+    outbox.send_live(b"[\"EVENT\",\"sub\",", &[&event]);
     let state = outbox.lock();
     let shared = state.queue.pieces().find_map(|piece| match piece {
         Piece::Shared(bytes) => Some(bytes.as_ptr()),
@@ -181,7 +181,7 @@ fn beyond_the_bound_the_connection_is_marked_and_costs_nothing_more() {
     let event = LiveText::new([vec![b'x'; 999], vec![b']']].concat());
     let mut most = 0;
     for _ in 0..100_000 {
-        outbox.send_live(b"[\"EVENT\",\"sub\",", &event);
+        outbox.send_live(b"[\"EVENT\",\"sub\",", &[&event]);
         most = most.max(outbox.lock().bytes);
     }
     assert!(most <= hard && most > hard - 2000, "{most}");
@@ -199,12 +199,12 @@ fn beyond_the_bound_the_connection_is_marked_and_costs_nothing_more() {
 fn what_is_cut_off_still_ends_at_a_message_boundary() {
     let outbox = Outbox::new(1 << 20, None);
     let event = LiveText::new([vec![b'x'; 999], vec![b']']].concat());
-    outbox.send_live(b"[\"EVENT\",\"sub\",", &event);
+    outbox.send_live(b"[\"EVENT\",\"sub\",", &[&event]);
     let whole = outbox.lock().bytes;
     let (mut batch, mut pipe) = (Batch::default(), Pipe::new(500, usize::MAX));
     assert!(write(&mut batch, &mut pipe, &outbox).is_pending());
     while !status(&outbox).overflowed {
-        outbox.send_live(b"[\"EVENT\",\"sub\",", &event);
+        outbox.send_live(b"[\"EVENT\",\"sub\",", &[&event]);
     }
     outbox.finish(false, |buf| buf.extend_from_slice(b"CLOSE"));
     pipe.room = usize::MAX;
@@ -219,7 +219,7 @@ fn nothing_follows_the_close_frame() {
     outbox.push_text(|buf| buf.extend_from_slice(b"[1]"));
     outbox.finish(true, |buf| buf.extend_from_slice(b"CLOSE"));
     outbox.push_text(|buf| buf.extend_from_slice(b"[2]"));
-    outbox.send_live(b"[", &LiveText::new("{}]"));
+    outbox.send_live(b"[", &[&LiveText::new("{}]")]);
     outbox.push_urgent(|buf| buf.extend_from_slice(b"PING"));
     outbox.finish(true, |buf| buf.extend_from_slice(b"AGAIN"));
     let mut pipe = Pipe::new(usize::MAX, usize::MAX);

@@ -80,7 +80,7 @@ struct Args {
     threads: usize,
     #[arg(long, hide = true)]
     bench: bool,
-    /// Internal: be the server of a ceiling, `bytes:PORT` or `fan:PORT`
+    /// Internal: be the server of a ceiling: `bytes`, `fan` or `durable`, with `:PORT`
     #[arg(long, hide = true)]
     serve: Option<String>,
 }
@@ -507,16 +507,20 @@ impl Bench {
     /// A thousand who follow twenty authors each, fifty who want everything.
     fn live(&self, runtime: &tokio::runtime::Runtime) -> Result<()> {
         println!("## Live: {FOLLOWERS} subscribers to 20 authors each, {EVERYTHING} to everything\n");
-        let ceiling = "prepared frames";
         let (fast, slow) = self.args.heard;
-        let mut cells: Vec<Vec<Live>> = (0..=self.contenders.len()).map(|_| Vec::new()).collect();
+        let mut cells: Vec<Vec<Live>> = (0..self.contenders.len() + LIVE_CEILINGS.len()).map(|_| Vec::new()).collect();
         let (mut commits, folder) = (Vec::new(), process::scratch("live")?);
         for round in 0..self.args.rounds {
             let now = SystemTime::now().duration_since(UNIX_EPOCH)?.as_secs();
             let lines = self.fresh(now, fast + slow, &folder.join(FRESH))?;
-            let hall = self.child("fan", &folder, &folder.join(FRESH))?;
+            let halls = [
+                self.child("fan", &folder, &folder.join(FRESH))?,
+                self.child("durable", &folder, &folder.join(FRESH))?,
+            ];
             let contenders = self.contenders.iter().map(|contender| (&*contender.name, contender.running.as_ref()));
-            for ((name, running), cell) in contenders.chain([(ceiling, Some(&hall))]).zip(&mut cells) {
+            for ((name, running), cell) in
+                contenders.chain(LIVE_CEILINGS.into_iter().zip(halls.iter().map(Some))).zip(&mut cells)
+            {
                 let Some(running) = running else { continue };
                 eprintln!("live, round {}: {name}", round + 1);
                 match runtime.block_on(self.live_round(running, &lines, now)) {
@@ -548,18 +552,22 @@ impl Bench {
             "CPU, ratite = 1",
             "rate, frames = 1",
             "CPU, frames = 1",
+            "rate, committed = 1",
         ]);
-        let ceilings: Vec<(f64, f64)> =
-            cells.last().into_iter().flatten().map(|live| (live.rate(), live.fast.cpu())).collect();
+        let figures = |cell: &Vec<Live>| cell.iter().map(|live| (live.rate(), live.fast.cpu())).collect();
+        let ceilings: Vec<Vec<(f64, f64)>> = cells[self.contenders.len()..].iter().map(figures).collect();
         let mut base = None;
-        let names = self.contenders.iter().map(|contender| &*contender.name).chain([ceiling]);
+        let names = self.contenders.iter().map(|contender| &*contender.name).chain(LIVE_CEILINGS);
         for (name, cell) in names.zip(&mut cells) {
             let rate = median(cell.iter().map(Live::rate));
             let cpu = median(cell.iter().map(|live| live.fast.cpu()));
             let (base_rate, base_cpu) = *base.get_or_insert((rate, cpu));
             // Of each round, because rounds differ more than what is compared in one.
-            let of_rate = median(cell.iter().zip(&ceilings).map(|(live, ceiling)| live.rate() / ceiling.0));
-            let of_cpu = median(cell.iter().zip(&ceilings).map(|(live, ceiling)| live.fast.cpu() / ceiling.1));
+            let of = |i: usize, ratio: fn(&Live, &(f64, f64)) -> f64| {
+                median(cell.iter().zip(&ceilings[i]).map(|(live, ceiling)| ratio(live, ceiling)))
+            };
+            let of_rates = [0, 1].map(|i| of(i, |live, ceiling| live.rate() / ceiling.0));
+            let of_cpu = of(0, |live, ceiling| live.fast.cpu() / ceiling.1);
             let p50 = median(cell.iter_mut().map(|live| live.slow.heard.latencies.at(0.5)));
             let p99 = median(cell.iter_mut().map(|live| live.slow.heard.latencies.at(0.99)));
             let both = |of: fn(&Delivered) -> u64| {
@@ -582,8 +590,9 @@ impl Bench {
                 number(median(cell.iter().map(|live| live.resident.1))),
                 number(rate / base_rate),
                 number(cpu / base_cpu),
-                number(of_rate),
+                number(of_rates[0]),
                 number(of_cpu),
+                number(of_rates[1]),
             ]);
         }
         table.print();
@@ -632,6 +641,9 @@ const FOLLOWERS: usize = 1000;
 const EVERYTHING: usize = 50;
 const RATE: u64 = 200;
 const FRESH: &str = "fresh.jsonl";
+
+/// What live delivery is held against, see [`kit::fan`].
+const LIVE_CEILINGS: [&str; 2] = ["prepared frames", "prepared frames, committed"];
 
 /// What a round of the live part came to.
 struct Live {
@@ -702,8 +714,13 @@ fn serve(what: &str, args: &Args) -> Result<()> {
         tokio::runtime::Builder::new_multi_thread().worker_threads(threads).event_interval(8).enable_all().build()?;
     runtime.block_on(async {
         let listener = tokio::net::TcpListener::bind(("127.0.0.1", port.parse()?)).await?;
-        if what == "fan" {
-            return kit::fan::serve(listener, &lines, threads).await;
+        match what {
+            "fan" => return kit::fan::serve(listener, &lines, threads, None).await,
+            "durable" => {
+                let folder = process::scratch("live-durable")?;
+                return kit::fan::serve(listener, &lines, threads, Some(&folder)).await;
+            }
+            _ => {}
         }
         let mut notes: Vec<&[u8]> =
             lines.iter().filter(|line| memchr::memmem::find(line, b"\"kind\":1,").is_some()).collect();

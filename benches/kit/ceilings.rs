@@ -4,7 +4,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use heed::types::Bytes;
-use heed::{CommitOrAbort, EnvOpenOptions, PutFlags};
+use heed::{CommitOrAbort, Database, Env, EnvOpenOptions, PutFlags};
 use rayon::prelude::*;
 use secp256k1::{XOnlyPublicKey, schnorr};
 
@@ -65,15 +65,9 @@ pub struct Puts {
     pub bytes: u64,
 }
 
-/// Inserts `records` into a table of their own with `batch` records to a commit; each commit is on disk before the next begins. With a
-/// `rate`, so many records a second.
+/// A database with one table in a new folder.
 #[allow(unsafe_code)]
-pub fn puts<'a>(
-    folder: &Path,
-    records: impl Iterator<Item = &'a [u8]>,
-    batch: usize,
-    rate: Option<u64>,
-) -> Result<Puts> {
+pub fn bare_table(folder: &Path) -> Result<(Env, Database<'_, Bytes, Bytes>)> {
     // SAFETY: the folder was just made for this, nobody else has its file open.
     let env = unsafe { EnvOpenOptions::new().map_size(1 << 40).max_dbs(1).open(folder)? };
     let opened: CommitOrAbort<_, ()> = env.create_databases_and_commit(env.write_txn()?, |opener, txn| {
@@ -81,6 +75,18 @@ pub fn puts<'a>(
         options.name("events").create(txn).map(CommitOrAbort::Commit)
     })?;
     let CommitOrAbort::Commit(table) = opened else { return Err("the table was not made".into()) };
+    Ok((env, table))
+}
+
+/// Inserts `records` into a table of their own with `batch` records to a commit; each commit is on disk before the next begins. With a
+/// `rate`, so many records a second.
+pub fn puts<'a>(
+    folder: &Path,
+    records: impl Iterator<Item = &'a [u8]>,
+    batch: usize,
+    rate: Option<u64>,
+) -> Result<Puts> {
+    let (env, table) = bare_table(folder)?;
     let cpu = process::cpu_seconds(std::process::id()).unwrap_or(0.0);
     let started = Instant::now();
     let mut commits = Latencies::default();

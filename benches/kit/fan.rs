@@ -5,22 +5,29 @@
 //! What it leaves out is all that a relay does to an event and all that is not sending: parsing, signatures, the database, the match,
 //! a task for each connection, bounds, locks. Frames that wait for the same socket go out in one call of 64 KiB, as the relay's do;
 //! since OK is said before anything is sent, as many of them may wait as the driver publishes meanwhile.
+//!
+//! Asked to commit, it keeps the one thing more that no relay may leave out that says OK only when an event is on disk: events go into a bare table,
+//! all that came during a commit with the next one, and OK and frames go out after it.
 
 use std::collections::{HashMap, VecDeque};
 use std::future::poll_fn;
 use std::io::{ErrorKind, IoSlice};
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::sync::mpsc::{Sender, channel};
 use std::task::Poll;
 
 use bytes::Bytes;
+use heed::PutFlags;
 use memchr::memmem;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::tcp::OwnedWriteHalf;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
 use super::Result;
-use super::ceilings::frame;
+use super::ceilings::{bare_table, frame};
 use super::pool::Lines;
 use super::socket::{MASK, frame_at};
 
@@ -39,6 +46,19 @@ struct Hall {
     seated: AtomicUsize,
     /// One for each thread of the runtime.
     shards: Vec<UnboundedSender<ToShard>>,
+    /// To the thread that commits, if there is one.
+    commits: Option<Sender<(usize, UnboundedSender<usize>)>>,
+}
+
+impl Hall {
+    /// OK, and a frame to everybody.
+    fn deliver(&self, number: usize, oks: &UnboundedSender<usize>) {
+        // Fails only when whoever published has left.
+        let _ = oks.send(number);
+        for shard in &self.shards {
+            let _ = shard.send(ToShard::Event(number));
+        }
+    }
 }
 
 enum ToShard {
@@ -46,11 +66,35 @@ enum ToShard {
     Event(usize),
 }
 
-/// Serves until the process ends.
-pub async fn serve(listener: TcpListener, lines: &Lines, threads: usize) -> Result<()> {
+/// Serves until the process ends; commits to a table in `folder` if there is one.
+pub async fn serve(listener: TcpListener, lines: &Lines, threads: usize, folder: Option<&Path>) -> Result<()> {
     let events = lines.iter().map(prepare).collect::<Option<Vec<_>>>().ok_or("an event without id or author")?;
     let (shards, receivers): (Vec<_>, Vec<_>) = (0..threads).map(|_| unbounded_channel()).unzip();
-    let hall = Arc::new(Hall { events, published: AtomicUsize::new(0), seated: AtomicUsize::new(0), shards });
+    let (commits, committed) = channel();
+    let commits = folder.is_some().then_some(commits);
+    let hall = Arc::new(Hall { events, published: AtomicUsize::new(0), seated: AtomicUsize::new(0), shards, commits });
+    if let Some(folder) = folder {
+        let (hall, folder, mut next) = (hall.clone(), folder.to_owned(), 0u64);
+        std::thread::spawn(move || -> Result<()> {
+            let (env, table) = bare_table(&folder)?;
+            while let Ok(first) = committed.recv() {
+                let batch: Vec<_> = std::iter::once(first).chain(committed.try_iter()).collect();
+                let mut txn = env.write_txn()?;
+                for (number, _) in &batch {
+                    table.put_with_flags(
+                        &mut txn,
+                        PutFlags::APPEND,
+                        &next.to_be_bytes(),
+                        &hall.events[*number].frame,
+                    )?;
+                    next += 1;
+                }
+                txn.commit()?;
+                batch.iter().for_each(|(number, oks)| hall.deliver(*number, oks));
+            }
+            Ok(())
+        });
+    }
     for receiver in receivers {
         tokio::spawn(shard(hall.clone(), receiver));
     }
@@ -112,28 +156,38 @@ fn authors(request: &[u8]) -> Option<Vec<Box<[u8]>>> {
     Some(list.split(|byte| *byte == b',').filter_map(|quoted| quoted.get(1..65)).map(Box::from).collect())
 }
 
-/// A publisher: OK for each event, at once.
-async fn hear(mut stream: TcpStream, mut bytes: Vec<u8>, hall: &Hall) -> Result<()> {
-    let mut answers = Vec::new();
+/// A publisher.
+async fn hear(stream: TcpStream, mut bytes: Vec<u8>, hall: &Arc<Hall>) -> Result<()> {
+    let (mut stream, answers) = stream.into_split();
+    let (oks, to_say) = unbounded_channel();
+    tokio::spawn(say_ok(answers, to_say, hall.clone()));
     loop {
         let mut at = 0;
         while let Some((_, end)) = message_at(&bytes[at..]) {
             at += end;
             let number = hall.published.fetch_add(1, Relaxed);
-            let event = hall.events.get(number).ok_or("more events than were prepared")?;
-            answers.extend_from_slice(&event.ok);
-            for shard in &hall.shards {
-                let _ = shard.send(ToShard::Event(number));
+            hall.events.get(number).ok_or("more events than were prepared")?;
+            match &hall.commits {
+                Some(commits) => commits.send((number, oks.clone()))?,
+                None => hall.deliver(number, &oks),
             }
         }
         bytes.drain(..at);
-        stream.write_all(&answers).await?;
-        answers.clear();
         bytes.reserve(16 << 10);
         if stream.read_buf(&mut bytes).await? == 0 {
             return Ok(());
         }
     }
+}
+
+async fn say_ok(mut stream: OwnedWriteHalf, mut oks: UnboundedReceiver<usize>, hall: Arc<Hall>) -> Result<()> {
+    let (mut batch, mut text) = (Vec::new(), Vec::new());
+    while oks.recv_many(&mut batch, usize::MAX).await > 0 {
+        batch.drain(..).for_each(|number| text.extend_from_slice(&hall.events[number].ok));
+        stream.write_all(&text).await?;
+        text.clear();
+    }
+    Ok(())
 }
 
 /// A subscriber's socket and what waits for it.

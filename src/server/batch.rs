@@ -1,7 +1,7 @@
 //! Messages in the order in which they leave, and the batch of them that is being written. Books only: no lock, no socket.
 //!
 //! A message is one owned piece, or part of one, or an owned head with a shared body behind it: the bytes of a live
-//! event, which all who receive it have in common. What is cut off ends at a message boundary.
+//! event, which all who receive it have in common where more than a little waits. What is cut off ends at a message boundary.
 
 use std::collections::VecDeque;
 use std::io::IoSlice;
@@ -66,16 +66,27 @@ impl Queue {
         }
     }
 
-    /// Appends one message: its head in parts, and its body.
-    pub(super) fn push_shared(&mut self, head: [&[u8]; 3], body: Bytes) {
-        let size = head.iter().map(|part| part.len()).sum();
+    /// Appends one message: its head in parts, and its body. The first few kilobytes that wait are copied together, so that a small
+    /// event leaves in one piece; the bodies of all others are shared.
+    pub(super) fn push_shared(&mut self, head: [&[u8]; 3], body: &Bytes) {
+        let size: usize = head.iter().map(|part| part.len()).sum();
+        let whole = size + body.len();
+        if self.pieces.is_empty() && whole <= MERGED {
+            self.pieces.push_back(Piece::Owned(Vec::with_capacity(whole)));
+        }
+        if let (1, Some(Piece::Owned(first))) = (self.pieces.len(), self.pieces.back_mut())
+            && first.len() + whole <= MERGED
+        {
+            head.into_iter().chain([&body[..]]).for_each(|part| first.extend_from_slice(part));
+            return;
+        }
         if !matches!(self.pieces.back(), Some(Piece::Owned(last)) if last.len() + size <= MERGED) {
             self.pieces.push_back(Piece::Owned(Vec::with_capacity(size)));
         }
         if let Some(Piece::Owned(last)) = self.pieces.back_mut() {
             head.iter().for_each(|part| last.extend_from_slice(part));
         }
-        self.pieces.push_back(Piece::Shared(body));
+        self.pieces.push_back(Piece::Shared(body.clone()));
     }
 
     /// Where control frames are appended.

@@ -137,7 +137,7 @@ impl Outbox {
         let (header, size) = header(payload);
         if self.admit(state, size + payload) {
             state.bytes += size + payload;
-            state.queue.push_shared([&header[..size], stored, prefix], body.clone());
+            state.queue.push_shared([&header[..size], stored, prefix], body);
         }
     }
 
@@ -242,7 +242,11 @@ impl Outbox {
             }
             let mut slices = [IoSlice::new(&[]); MAX_SLICES];
             let count = batch.slices(&mut slices);
-            let written = ready!(Pin::new(&mut *io).poll_write_vectored(cx, &slices[..count]))?;
+            let written = match &slices[..count] {
+                // The shorter way through the kernel.
+                [one] => ready!(Pin::new(&mut *io).poll_write(cx, one))?,
+                several => ready!(Pin::new(&mut *io).poll_write_vectored(cx, several))?,
+            };
             if written == 0 {
                 return Poll::Ready(Err(std::io::ErrorKind::WriteZero.into()));
             }

@@ -72,9 +72,15 @@ struct Args {
     /// Connections that publish, and how many events they publish together in each round
     #[arg(long, value_delimiter = ',', default_value = "1:2000,8:8000,64:16000", value_parser = step)]
     publish: Vec<(usize, usize)>,
+    /// Subscribers to 20 authors in the live part
+    #[arg(long, default_value_t = 1000)]
+    followers: usize,
     /// Events that the live part publishes as fast as they go, and at a steady pace
     #[arg(long, value_name = "FAST:STEADY", default_value = "1000:600", value_parser = step)]
     heard: (usize, usize),
+    /// Events that wait for their OK on each publishing connection
+    #[arg(long, default_value_t = 50)]
+    in_flight: usize,
     /// Threads of this tool
     #[arg(long, default_value_t = 1)]
     threads: usize,
@@ -99,9 +105,6 @@ fn step(text: &str) -> std::result::Result<(usize, usize), String> {
 /// Bytes of a file that are held in memory to draw questions from: a file of many gigabytes would take the memory that the relay's database
 /// is to be found in.
 const MOST_READ: u64 = 512 << 20;
-
-/// Events that wait for their OK on each publishing connection.
-const IN_FLIGHT: usize = 50;
 
 fn main() -> Result<()> {
     if !kit::wanted() {
@@ -266,7 +269,11 @@ impl Bench {
             )
             .into());
         }
+        let mut signatures = Vec::new();
         for round in 0..self.args.rounds {
+            if !self.args.unsigned {
+                signatures.push(ceilings::verification(&self.lines, 20_000)?);
+            }
             for (contender, cells) in self.contenders.iter().zip(&mut cells) {
                 eprintln!("publish, round {}: {}", round + 1, contender.name);
                 let dir = process::scratch(&format!("publish-{}", contender.folder()))?;
@@ -282,7 +289,7 @@ impl Bench {
                         &self.lines,
                         range,
                         *connections,
-                        IN_FLIGHT,
+                        self.args.in_flight,
                     ))?;
                     let (own, seconds) = (own_cpu() - own, published.seconds);
                     // Work that a relay puts off belongs to its events all the same.
@@ -291,7 +298,7 @@ impl Bench {
                 }
             }
         }
-        println!("## Publishing, {IN_FLIGHT} in flight on each connection\n");
+        println!("## Publishing, {} in flight on each connection\n", self.args.in_flight);
         let mut table = Table::new(&[
             "relay",
             "connections",
@@ -305,6 +312,8 @@ impl Bench {
             "driver",
             "rate, ratite = 1",
             "CPU, ratite = 1",
+            "rate, signatures = 1",
+            "CPU, signatures = 1",
         ]);
         for (i, (connections, _)) in steps.iter().enumerate() {
             let mut base = None;
@@ -328,6 +337,8 @@ impl Bench {
                     percent(median(cell.iter().map(|c| c.3))),
                     number(rate / base_rate),
                     number(cpu / base_cpu),
+                    number(rate / median(signatures.iter().map(|alone| alone.per_second))),
+                    number(cpu / median(signatures.iter().map(|alone| alone.micros))),
                 ]);
             }
         }
@@ -354,7 +365,7 @@ impl Bench {
                 _ => {
                     let running = contender.start(&dir)?;
                     let all = 0..self.lines.len();
-                    runtime.block_on(drive::publish(&running.target, &self.lines, all, 32, IN_FLIGHT))?;
+                    runtime.block_on(drive::publish(&running.target, &self.lines, all, 32, 50))?;
                 }
             }
             let loaded = started.elapsed().as_secs_f64();
@@ -506,7 +517,7 @@ impl Bench {
 
     /// A thousand who follow twenty authors each, fifty who want everything.
     fn live(&self, runtime: &tokio::runtime::Runtime) -> Result<()> {
-        println!("## Live: {FOLLOWERS} subscribers to 20 authors each, {EVERYTHING} to everything\n");
+        println!("## Live: {} subscribers to 20 authors each, {EVERYTHING} to everything\n", self.args.followers);
         let (fast, slow) = self.args.heard;
         let mut cells: Vec<Vec<Live>> = (0..self.contenders.len() + LIVE_CEILINGS.len()).map(|_| Vec::new()).collect();
         let (mut commits, folder) = (Vec::new(), process::scratch("live")?);
@@ -622,9 +633,9 @@ impl Bench {
     /// An audience comes, hears events as fast as they go, then at a steady pace.
     async fn live_round(&self, running: &Running, lines: &Lines, now: u64) -> Result<Live> {
         let before = running.memory("RssAnon");
-        let audience = Audience::connect(&running.target, &self.pool, FOLLOWERS, EVERYTHING, now).await?;
+        let audience = Audience::connect(&running.target, &self.pool, self.args.followers, EVERYTHING, now).await?;
         tokio::time::sleep(Duration::from_secs(1)).await;
-        let idle = (running.memory("RssAnon") - before) * 1024.0 / (FOLLOWERS + EVERYTHING) as f64;
+        let idle = (running.memory("RssAnon") - before) * 1024.0 / (self.args.followers + EVERYTHING) as f64;
         let part = async |events: Range<usize>, rate| {
             let (relay, tool) = (running.cpu(), own_cpu());
             let heard = audience.hear(&running.target, lines, events, rate).await?;
@@ -637,7 +648,6 @@ impl Bench {
 }
 
 /// Subscribers of the live part, the steady pace, events a second, and the file that they are in.
-const FOLLOWERS: usize = 1000;
 const EVERYTHING: usize = 50;
 const RATE: u64 = 200;
 const FRESH: &str = "fresh.jsonl";

@@ -68,7 +68,7 @@ pub(super) fn run(args: &DeleteArgs, globals: &Globals) -> Outcome {
         return Ok(end(store.damaged().len() as u64));
     }
     let stop = Stop::on_signals();
-    let relay = Relay::start(store.clone(), Settings::from_config(&config))?;
+    let relay = Relay::start(store.clone(), Settings { unattended: false, ..Settings::from_config(&config) })?;
     let mut progress = Progress::new("events removed", None);
     let mut complete = true;
     let removed = relay.remove(filters, &mut |removed| {

@@ -123,7 +123,10 @@ pub(super) fn run(args: &ImportArgs, globals: &Globals) -> Outcome {
     let data = &config.storage.path;
     let roomy = free_bytes(data).is_none_or(|free| free >= ROOM);
     let alone = roomy && neighbours(data).is_ok_and(|relays| relays.is_empty());
-    let relay = Relay::start(store, Settings { alone, ..Settings::from_config(&config) })?;
+    // What is too old may be imported, and goes when a relay runs; but an import keeps below the ceiling too.
+    let mut settings = Settings { alone, ..Settings::from_config(&config) };
+    settings.retention.config.rules.clear();
+    let relay = Relay::start(store, settings)?;
 
     let stop = Stop::on_signals();
     let started = Instant::now();

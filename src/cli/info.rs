@@ -8,7 +8,7 @@ use super::failure::{CLEAN, Outcome};
 use super::globals::Globals;
 use super::output::{print, print_json};
 use super::{text, time};
-use crate::store::{KindInfo, StoreInfo};
+use crate::store::{KindInfo, RetentionReport, StoreInfo};
 
 /// So many kinds are shown, those with the most events; `--json` has all.
 const KINDS: usize = 15;
@@ -74,11 +74,10 @@ fn show(path: &Path, info: &StoreInfo) -> String {
     for known in &info.tables {
         table(known.name, &text::number(known.entries), &text::size(known.bytes));
     }
-    if info.statistics.kinds.is_empty() && info.statistics.complete {
-        return out;
+    if !info.statistics.kinds.is_empty() {
+        table("", "", "");
+        table("kind", "events", "size");
     }
-    table("", "", "");
-    table("kind", "events", "size");
     let (shown, more) = info.statistics.kinds.split_at(info.statistics.kinds.len().min(KINDS));
     for kind in shown {
         table(&kind.kind.to_string(), &text::number(kind.events), &text::size(kind.bytes));
@@ -91,13 +90,44 @@ fn show(path: &Path, info: &StoreInfo) -> String {
     if !info.statistics.complete {
         out.push_str("The events by kind are still being counted; a running relay does that.\n");
     }
+    if let Some(report) = &info.retention {
+        out.push_str(&retention(report));
+    }
     out.lines().map(|line| format!("{}\n", line.trim_end())).collect()
+}
+
+/// What the rules of retention let go, and what they have removed.
+fn retention(report: &RetentionReport) -> String {
+    let mut out = String::from("\n");
+    let width = report.rules.iter().map(|rule| rule.rule.chars().count()).max().unwrap_or(0).max(14) + 2;
+    let mut row = |rule: &str, numbers: [&str; 4]| {
+        out.push_str(&format!("{rule:<width$}"));
+        numbers.iter().for_each(|number| out.push_str(&format!("{number:>14}")));
+        out.push('\n');
+    };
+    row("retention", ["to go", "size", "gone so far", "size"]);
+    for rule in &report.rules {
+        let (due, removed) = (&rule.due, &rule.removed);
+        row(
+            &rule.rule,
+            [
+                &text::number(due.events),
+                &text::size(due.bytes),
+                &text::number(removed.events),
+                &text::size(removed.bytes),
+            ],
+        );
+    }
+    if report.at > 0 {
+        out.push_str(&format!("as of {}\n", time::show(report.at)));
+    }
+    out
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::store::{Statistics, TableInfo};
+    use crate::store::{Amount, RuleReport, Statistics, TableInfo};
 
     #[test]
     fn everything_is_shown() {
@@ -114,6 +144,14 @@ mod tests {
                 kinds: (1..=17).map(|kind| KindInfo { kind, events: 5000, bytes: 3 << 20 }).collect(),
                 complete: false,
             },
+            retention: Some(RetentionReport {
+                at: 1_700_000_000,
+                rules: vec![RuleReport {
+                    rule: "7: 90d".into(),
+                    due: Amount { events: 1000, bytes: 1 << 20 },
+                    removed: Amount::default(),
+                }],
+            }),
         };
         let text = show(Path::new("./data"), &info);
         for line in [
@@ -127,6 +165,8 @@ mod tests {
             "events                  12,000       8.0 MiB",
             "15                       5,000       3.0 MiB",
             "2 more                  10,000       6.0 MiB",
+            "7: 90d                   1,000       1.0 MiB             0       0 bytes",
+            "as of 2023-11-14T22:13:20Z",
             "The events by kind are still being counted; a running relay does that.",
         ] {
             assert!(text.lines().any(|found| found == line), "{line} is not in\n{text}");

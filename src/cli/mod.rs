@@ -2,7 +2,7 @@
 //!
 //! | file | what |
 //! |---|---|
-//! | `relay` `import` `export` `scan` `delete` `info` `verify` `backup` `compact` `config` `admin` `drain` `restart` `reload` `stats` `top` `manual` `setup` `doctor` | the subcommands |
+//! | `relay` `import` `export` `scan` `delete` `prune` `info` `verify` `backup` `compact` `config` `admin` `drain` `restart` `reload` `stats` `top` `manual` `setup` `doctor` | the subcommands |
 //! | `globals` | the flags of every command, and the configuration they lead to |
 //! | `desk` `snapshot` | asking a running relay, and its figures |
 //! | `failure` | how a command fails: exit codes, and what the user is told |
@@ -36,6 +36,7 @@ mod manual;
 mod output;
 mod probe;
 mod progress;
+mod prune;
 mod relay;
 mod reload;
 mod restart;
@@ -93,6 +94,7 @@ enum Command {
     Export(export::ExportArgs),
     Scan(scan::ScanArgs),
     Delete(delete::DeleteArgs),
+    Prune(prune::PruneArgs),
     Info(info::InfoArgs),
     Verify(verify::VerifyArgs),
     Backup(backup::BackupArgs),
@@ -149,6 +151,7 @@ fn run(cli: Cli) -> Outcome {
         Some(Command::Export(args)) => export::run(&args, &globals),
         Some(Command::Scan(args)) => scan::run(&args, &globals),
         Some(Command::Delete(args)) => delete::run(&args, &globals),
+        Some(Command::Prune(args)) => prune::run(&args, &globals),
         Some(Command::Info(args)) => info::run(&args, &globals),
         Some(Command::Verify(args)) => verify::run(&args, &globals),
         Some(Command::Backup(args)) => backup::backup(&args, &globals),

@@ -9,6 +9,7 @@
 //! | `rules` | what a setting may hold: numbers, sizes, lists, keys |
 //! | `address` | addresses, networks, and where proxies write their client's |
 //! | `rates` | rates by kind of event |
+//! | `retention` | how long events are kept |
 //! | `tls` | names, files and addresses of TLS, and what of it belongs together |
 //! | `file` | settings from TOML |
 //! | `sources` | settings from everywhere, and the check of the whole |
@@ -24,6 +25,7 @@ mod file;
 pub(crate) mod fuzz;
 mod problem;
 mod rates;
+mod retention;
 mod rules;
 mod settings;
 mod sources;
@@ -41,7 +43,8 @@ pub use address::{Address, AddressSource, Network};
 pub use change::{Change, Merged, merge};
 pub use problem::{ConfigError, Place, Problem};
 pub use rates::KindRate;
-pub use settings::{Config, Effect, Info, Limits, Listen, Membership, Policy, Rates, Storage, Tls};
+pub use retention::{KindRange, RetentionRule, Tier, listed, owners};
+pub use settings::{Backup, Config, Effect, Info, Limits, Listen, Membership, Policy, Rates, Retention, Storage, Tls};
 pub use template::{template, template_with};
 pub use tls::CertificateSource;
 

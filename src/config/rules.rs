@@ -27,7 +27,7 @@ const SIZES: [(&str, u64); 9] = [
     ("B", 1),
 ];
 
-const TIMES: [(&str, u64); 5] = [("w", 604_800), ("d", 86_400), ("h", 3_600), ("m", 60), ("s", 1)];
+pub(super) const TIMES: [(&str, u64); 5] = [("w", 604_800), ("d", 86_400), ("h", 3_600), ("m", 60), ("s", 1)];
 
 /// A value as it was given, before its rule has looked at it.
 pub(super) enum Raw<'a> {

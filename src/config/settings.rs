@@ -6,6 +6,7 @@ use std::path::PathBuf;
 
 use super::address::{Address, AddressSource, Network};
 use super::rates::{KindRate, KindRates};
+use super::retention::{KindRange, KindRanges, OptionalFolder, RetentionRule, RetentionRules, protected_kinds};
 use super::rules::{
     Addresses, Choice, Fault, Folder, GIB, KIB, Key, Keys, MIB, Mode, Names, Networks, Raw, Rule, Secret, Switch, TIB,
     Text, Url, Urls, bytes, count, seconds,
@@ -262,6 +263,44 @@ settings! {
         /// How much may wait for its signature check and for the disk before publishers have to wait. At least twice
         /// limits.max_message_length.
         queue_bytes: usize = 32 * 1024 * 1024, bytes(MIB..=16 * GIB);
+    }
+
+    /// How long events are kept, and how large the database may become. What has expired or was deleted by its author goes
+    /// anyway. `ratite prune --dry-run` shows what would go.
+    retention: Retention {
+        /// Which events are kept how long: before the colon kinds, people or both, behind it a time, a number of events per author,
+        /// both ("90d and 500 per author") or "forever". The first rule that fits counts, and what fits none is kept. People are:
+        /// owner (info.pubkey and policy.admins), listed (people, info.names, and the list of allowed keys), authenticated (who has
+        /// published an event here while logged in with its key) and others. "all" is everything.
+        rules: Vec<RetentionRule> = Vec::new(), RetentionRules;
+        /// Kinds that no rule and no max_size removes: profiles, contacts, lists of relays and whatever else people have one of,
+        /// requests to delete and to vanish.
+        protected_kinds: Vec<KindRange> = protected_kinds(), KindRanges;
+        /// The public keys of people whose events you care about.
+        people: Vec<PublicKey> = Vec::new(), Keys;
+        /// The most that the database is to hold. Free pages within its file do not count: they are used again before the file
+        /// grows. When it is nearly reached, the oldest events go, those of others first, then of the authenticated, then of the
+        /// listed; never the owner's. When nothing is left that may go, events are refused.
+        max_size: u64 = 0, bytes(16 * MIB..=64 * TIB).or_off();
+        /// At how many percent of max_size that begins.
+        high_water: u8 = 95, count(2..=100);
+        /// And at how many it ends.
+        low_water: u8 = 90, count(1..=99);
+        /// How often the rules are applied. max_size is looked after all the time.
+        interval: u64 = 3_600, seconds(60..=2_592_000);
+        /// Whether a running relay removes anything by itself. When this is off it only counts what would go, for `ratite info`, and
+        /// `ratite prune` removes it.
+        apply: bool = true, Switch;
+    }
+
+    /// Backups that a running relay makes by itself, each checked after it was written. `ratite restore` brings one back.
+    backup: Backup {
+        /// The folder to write them to; without one there are none. Best on another disk. It is created when it is missing.
+        folder: Option<PathBuf> = None, OptionalFolder;
+        /// How often.
+        interval: u64 = 86_400, seconds(60..=31_536_000);
+        /// How many are kept; with a further one the oldest goes.
+        keep: u32 = 7, count(1..=10_000);
     }
 
     /// What clients may ask for and send. The relay tells clients these limits (NIP-11).

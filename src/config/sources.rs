@@ -8,6 +8,7 @@ use super::problem::{Place, Problem, nearest};
 use super::rules::{Fault, Raw};
 use super::settings::{Config, SECTIONS, Section, Setting, variable};
 use super::tls;
+use crate::nostr::Kind;
 
 /// Environment variables that carry the prefix of settings but are none.
 pub(super) const CONFIG_FILE_VARIABLE: &str = "RATITE_CONFIG";
@@ -131,6 +132,7 @@ impl Draft {
                 .help(format!("set rates.message_bytes to {message_length} or more")),
             );
         }
+        self.check_retention();
         for (section, setting, bytes, why) in [
             ("listen", "outbox_bytes", self.config.listen.outbox_bytes, "long events could never be delivered"),
             ("storage", "queue_bytes", self.config.storage.queue_bytes, "long events could never be taken in"),
@@ -150,6 +152,31 @@ impl Draft {
                     )
                     .help(format!("set {section}.{setting} to {} or more", message_length.saturating_mul(2))),
                 );
+            }
+        }
+    }
+
+    /// A ceiling with its water marks, and rules that can never remove anything.
+    fn check_retention(&mut self) {
+        let retention = self.config.retention.clone();
+        if retention.low_water >= retention.high_water {
+            let place = match self.place("retention", "low_water") {
+                Place::Default => self.place("retention", "high_water"),
+                place => place,
+            };
+            let message = format!(
+                "retention.low_water is {} and retention.high_water {}: what begins at the one has to end below it",
+                retention.low_water, retention.high_water
+            );
+            self.problems.push(Problem::new(place, message).help("lower the one or raise the other"));
+        }
+        let is_protected = |kind: u16| retention.protected_kinds.iter().any(|kinds| kinds.contains(Kind(kind)));
+        for rule in &retention.rules {
+            let limits = rule.age.is_some() || rule.count.is_some();
+            if limits && !rule.kinds.is_empty() && rule.kinds.iter().all(|kinds| kinds.0.clone().all(is_protected)) {
+                let message =
+                    format!("the rule \"{rule}\" removes nothing: its kinds are among retention.protected_kinds");
+                self.warnings.push(Problem::new(self.place("retention", "rules"), message));
             }
         }
     }

@@ -185,7 +185,7 @@ fn a_setting_outside_of_its_section_is_sent_home() {
     assert_eq!(
         problems("port = 80\n"),
         [
-            "relay.toml:1: the setting \"port\" stands outside of any section; the sections are [info], [listen], [tls], [rates], [storage], [limits], [policy], [membership]"
+            "relay.toml:1: the setting \"port\" stands outside of any section; the sections are [info], [listen], [tls], [rates], [storage], [retention], [backup], [limits], [policy], [membership]"
         ]
     );
     assert_eq!(
@@ -386,4 +386,39 @@ proptest::proptest! {
             }), "{error}");
         }
     }
+}
+
+#[test]
+fn rules_of_retention_are_read_from_everywhere_and_checked() {
+    let text = "[retention]\nrules = [\"7: 90d\", \"others: 365d and 500 per author\"]\nmax_size = \"20 GiB\"\n";
+    let read = config(text).retention;
+    assert_eq!(
+        read.rules.iter().map(ToString::to_string).collect::<Vec<_>>(),
+        ["7: 90d", "others: 365d and 500 per author"]
+    );
+    assert_eq!(read.max_size, 20 << 30);
+    assert!(read.apply && read.protected_kinds.iter().any(|kinds| kinds.contains(crate::nostr::Kind(10_002))));
+    let variable = [("RATITE_RETENTION_RULES", "listed: forever, 7 16: 2w")];
+    let of_environment = load_text(text, &variable).unwrap().config.retention.rules;
+    assert_eq!(of_environment.iter().map(ToString::to_string).collect::<Vec<_>>(), ["listed: forever", "7 16: 2w"]);
+    assert_eq!(
+        problems("[retention]\nrules = [\"7: 90\"]\n"),
+        [
+            "relay.toml:2: retention.rules contains \"7: 90\", where what follows the colon is none of \"forever\", \"90d\", \"500 per author\" \
+          and \"90d and 500 per author\""
+        ]
+    );
+    assert_eq!(
+        problems("[retention]\nlow_water = 96\n"),
+        [
+            "relay.toml:2: retention.low_water is 96 and retention.high_water 95: what begins at the one has to end below it; \
+          lower the one or raise the other"
+        ]
+    );
+    let loaded = load_text("[retention]\nrules = [\"0 3: 1d\", \"0 1: 1d\", \"0: forever\"]\n", &[]).unwrap();
+    let warnings: Vec<String> = loaded.warnings.iter().map(Problem::to_string).collect();
+    assert_eq!(
+        warnings,
+        ["relay.toml:2: the rule \"0 3: 1d\" removes nothing: its kinds are among retention.protected_kinds"]
+    );
 }

@@ -5,6 +5,8 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::Duration;
 
 use crossbeam_channel::{Receiver, Sender, TryRecvError};
 use rayon::prelude::*;
@@ -13,6 +15,9 @@ use super::queue::{Batch, Ticket, ToWriter};
 use super::{Core, Outcome, limits};
 use crate::nostr::Event;
 use crate::store::Prepared;
+
+/// How often it is looked whether the database has come below its ceiling.
+const LOWERED: Duration = Duration::from_millis(10);
 
 /// Batches that may wait for the writer.
 const WAITING: usize = 2;
@@ -40,6 +45,10 @@ impl Bulk {
     /// the others [`Bulk::outcomes`] will tell.
     pub fn push(&mut self, texts: &[&[u8]]) -> Vec<(usize, Outcome)> {
         let core = &self.core;
+        // Old events make room for these.
+        while core.ceiling.is_being_lowered() && !core.closed.load(Relaxed) {
+            std::thread::sleep(LOWERED);
+        }
         let parse = |text: &&[u8]| Event::parse(text).map_err(|error| Outcome::Refused(format!("invalid: {error}")));
         let slices: Vec<Batch> = texts
             .par_chunks(SLICE)
@@ -121,6 +130,9 @@ fn prepare(core: &Core, events: Vec<Result<Event, Outcome>>, trusted: bool) -> B
             .map_err(Outcome::Refused)?;
         if known {
             return Err(Outcome::Duplicate);
+        }
+        if let Some(reason) = core.ceiling.refusal() {
+            return Err(Outcome::Failed(reason));
         }
         if !trusted {
             event

@@ -30,6 +30,7 @@ mod pulse;
 mod question;
 mod queue;
 mod reader;
+mod retention;
 mod subscription;
 mod swap;
 mod trouble;
@@ -52,6 +53,7 @@ pub use live_event::LiveText;
 pub use outcome::Outcome;
 pub use peer::Group;
 pub use pulse::MINUTES;
+pub use retention::{CEILING, Plan, Retention, Watch};
 pub use subscription::Sink;
 pub use swap::Swap;
 
@@ -92,6 +94,10 @@ pub struct Settings {
     pub policy: Policy,
     /// Whether the relay has members, and what only they may do.
     pub membership: Membership,
+    /// What is kept how long, and how large the database may become.
+    pub retention: Retention,
+    /// The core looks after retention by itself; a command that does so, or wants none of it, does not need that.
+    pub unattended: bool,
     /// The relay's own addresses, which AUTH (NIP-42) and requests to vanish (NIP-62) name.
     pub addresses: Arc<OwnAddresses>,
     /// Bytes of events that may wait for verification and commit.
@@ -114,6 +120,8 @@ impl Settings {
             limits: config.limits.clone(),
             policy: config.policy.clone(),
             membership: config.membership.clone(),
+            retention: Retention::from_config(config),
+            unattended: true,
             addresses: Arc::new(OwnAddresses::new(config.urls().iter().map(String::as_str))),
             queue_bytes: config.storage.queue_bytes,
             // Half: at the end of a scan they all go into the outbox at once, beside its last slice.
@@ -187,6 +195,8 @@ pub struct Stats {
     pub minutes: Vec<u64>,
     /// Why events are refused: the last write to the database failed.
     pub write_failure: Option<String>,
+    /// Why events are refused, or soon will be: the database has come to its ceiling (`retention.max_size`).
+    pub ceiling: Option<String>,
 }
 
 /// How many wait in each of the core's queues.
@@ -229,6 +239,10 @@ struct Core {
     readers: Sender<Option<Arc<peer::Peer>>>,
     in_place: reader::InPlace,
     stop_housekeeping: Sender<()>,
+    stop_retention: Sender<()>,
+    ceiling: retention::Ceiling,
+    /// Bytes stored since the database was last measured against its ceiling.
+    unmeasured: Mutex<u64>,
     closed: AtomicBool,
     trouble: trouble::Trouble,
     figures: Arc<Figures>,
@@ -258,6 +272,7 @@ impl Relay {
         };
         let own = identity.as_ref().map(Identity::pubkey);
         let gate = Gate::new(&settings.membership, &settings.policy, own);
+        let (stop_retention, retention_stops) = crossbeam_channel::bounded(1);
         let room_total = settings.queue_bytes.clamp(1 << 16, u32::MAX as usize);
         let figures: Arc<Figures> = Arc::default();
         let core = Arc::new(Core {
@@ -275,6 +290,9 @@ impl Relay {
             readers: reader_tx,
             in_place: reader::InPlace::new(settings.callers),
             stop_housekeeping: stop_tx,
+            stop_retention,
+            ceiling: retention::Ceiling::default(),
+            unmeasured: Mutex::new(0),
             closed: AtomicBool::new(false),
             trouble: trouble::Trouble::default(),
             figures,
@@ -293,6 +311,9 @@ impl Relay {
             relay.spawn(&format!("reader-{i}"), |core| reader::run(core, queue))?;
         }
         relay.spawn("housekeeping", move |core| housekeeping(core, stop_rx, seen))?;
+        if relay.core.settings.unattended && relay.core.settings.retention.is_on() {
+            relay.spawn("retention", move |core| retention::keep_house(core, retention_stops))?;
+        }
         Ok(relay)
     }
 
@@ -483,6 +504,7 @@ impl Relay {
             occupancy: core.pulse.occupancy(),
             minutes: core.pulse.minutes(),
             write_failure: core.write_failure(),
+            ceiling: core.ceiling.problem(),
         }
     }
 
@@ -493,6 +515,7 @@ impl Relay {
             return;
         }
         let _ = self.core.stop_housekeeping.try_send(());
+        let _ = self.core.stop_retention.try_send(());
         for _ in 0..threads() {
             let _ = self.core.readers.send(None);
         }
@@ -561,8 +584,16 @@ impl Core {
         if self.closed.load(Relaxed) {
             return reply.send(Outcome::closing());
         }
+        let must_be_taken = matches!(event.kind, Kind::DELETION | Kind::VANISH);
+        if event.kind.class() != KindClass::Ephemeral
+            && !must_be_taken
+            && let Some(reason) = self.ceiling.refusal()
+        {
+            return reply.send(Outcome::Failed(reason));
+        }
+        let authenticated = viewer.is_some_and(|viewer| viewer.is(&event.pubkey));
         // A failed send drops the reply, and a dropped reply answers that the relay is shutting down.
-        let _ = self.verify.send(ToVerify::Event(Box::new(Published { event, admission, reply })));
+        let _ = self.verify.send(ToVerify::Event(Box::new(Published { event, authenticated, admission, reply })));
     }
 
     /// The key that signs what is said of members, where there are any.

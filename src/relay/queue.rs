@@ -4,12 +4,15 @@ use crossbeam_channel::{Receiver, Sender};
 
 use super::Admission;
 use super::outcome::{Outcome, Reply};
+use super::retention::Pruned;
 use crate::nostr::{Event, EventId, PublicKey};
-use crate::store::{Change, Prepared, StoreError};
+use crate::store::{Change, Prepared, Seq, StoreError};
 
 /// A published event.
 pub(super) struct Published {
     pub event: Event,
+    /// It came from its author, who had authenticated.
+    pub authenticated: bool,
     pub admission: Admission,
     pub reply: Reply,
 }
@@ -23,6 +26,8 @@ pub(super) enum ToVerify {
 /// A published event that may be stored: its id and signature are right.
 pub(super) struct Storable {
     pub event: Prepared,
+    /// See [`Published::authenticated`].
+    pub authenticated: bool,
     pub admission: Admission,
     pub reply: Reply,
 }
@@ -84,6 +89,11 @@ pub(super) enum ToWriter {
     Remove {
         ids: Vec<EventId>,
         done: Sender<Result<u64, StoreError>>,
+    },
+    /// Remove some of these, from the front, in one short transaction.
+    Prune {
+        seqs: Vec<Seq>,
+        done: Sender<Result<Pruned, StoreError>>,
     },
     /// Changes to the operator's lists.
     Lists {

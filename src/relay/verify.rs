@@ -55,7 +55,7 @@ fn round(core: &Arc<Core>, jobs: &mut Vec<Published>) {
         }
     }
     let verify = |job: Published| match job.event.check_signature() {
-        Ok(()) => Some((core.store.prepare(&job.event), job.admission, job.reply)),
+        Ok(()) => Some((core.store.prepare(&job.event), job.authenticated, job.admission, job.reply)),
         Err(error) => {
             job.reply.send(Outcome::Refused(format!("invalid: {error}")));
             None
@@ -68,7 +68,7 @@ fn round(core: &Arc<Core>, jobs: &mut Vec<Published>) {
         fresh.into_par_iter().with_max_len(4).filter_map(verify).collect()
     };
     let mut storable = Vec::with_capacity(verified.len());
-    for (event, admission, reply) in verified {
+    for (event, authenticated, admission, reply) in verified {
         if matches!(event.record().kind(), Kind::JOIN_REQUEST | Kind::LEAVE_REQUEST) {
             // A record that was encoded a moment ago can be decoded.
             if let Some(event) = event.record().to_event() {
@@ -77,7 +77,7 @@ fn round(core: &Arc<Core>, jobs: &mut Vec<Published>) {
         } else if event.record().kind().class() == KindClass::Ephemeral {
             publish_ephemeral(core, event, admission, reply);
         } else {
-            storable.push(Storable { event, admission, reply });
+            storable.push(Storable { event, authenticated, admission, reply });
         }
     }
     // All at once: one by one, the writer would begin a transaction with the first of them alone.

@@ -12,8 +12,8 @@ use super::live_event::LiveEvent;
 use super::outcome::{Outcome, Reply};
 use super::queue::{Batch, Done, Storable, ToWriter};
 use super::trouble::Say;
-use super::{Core, limits, live, membership};
-use crate::nostr::EventId;
+use super::{Core, limits, live, membership, retention};
+use crate::nostr::{EventFields, EventId, Kind};
 use crate::store::{self, Applied, Prepared, StoreError};
 
 /// What one transaction takes at most from the queue.
@@ -62,6 +62,7 @@ fn turn(core: &Core, first: ToWriter, queue: &Receiver<ToWriter>) -> (Option<ToW
     let (mut incoming, mut removals, mut sweep, mut probe) = (Vec::new(), Vec::new(), false, false);
     let mut pings = Vec::new();
     let (mut left_over, mut end, mut bytes, mut lists) = (None, false, 0, Vec::new());
+    let mut prunes = Vec::new();
     let mut next = Some(first);
     while let Some(message) = next {
         match message {
@@ -71,6 +72,7 @@ fn turn(core: &Core, first: ToWriter, queue: &Receiver<ToWriter>) -> (Option<ToW
             }
             ToWriter::Remove { ids, done } => removals.push((ids, done)),
             ToWriter::Lists { task, done } => lists.push((task, done)),
+            ToWriter::Prune { seqs, done } => prunes.push((seqs, done)),
             ToWriter::Sweep => sweep = true,
             ToWriter::Probe => probe = true,
             ToWriter::Ping(done) => pings.push(done),
@@ -88,12 +90,19 @@ fn turn(core: &Core, first: ToWriter, queue: &Receiver<ToWriter>) -> (Option<ToW
     }
     if !incoming.is_empty() {
         store_all(core, incoming);
+        retention::note_stored(core, bytes);
     }
     for (ids, done) in removals {
         let removed = remove(core, &ids);
         probe |= removed.is_ok();
         note_failure(core, removed.as_ref().err());
         let _ = done.send(removed);
+    }
+    for (seqs, done) in prunes {
+        let pruned = retention::prune(&core.store, core.settings.clock.now(), &seqs);
+        probe |= pruned.is_ok();
+        note_failure(core, pruned.as_ref().err());
+        let _ = done.send(pruned);
     }
     for (task, done) in lists {
         let answer = membership::run(core, task);
@@ -145,6 +154,7 @@ fn bulk(core: &Core, first: ToWriter, queue: &Receiver<ToWriter>) -> Option<ToWr
         next = queue.recv().ok();
     };
     load.finish(core);
+    retention::note_stored(core, bytes);
     // The pages that so large a transaction replaced are room for the next one, not for the one after it: a growing database would
     // carry them along twice.
     if !empty && bytes >= MAX_BYTES {
@@ -301,7 +311,7 @@ fn store(
     let mut batch = core.batch();
     let lists = core.moderation.lists();
     for storable in incoming {
-        let Storable { event, admission, reply } = storable;
+        let Storable { event, authenticated, admission, reply } = storable;
         // What was banned while the event was on its way. Bans are made on this thread, so nothing slips in behind one.
         if let Err(reason) = lists.check(&event.record()) {
             answers.push((reply, Outcome::Refused(reason)));
@@ -311,6 +321,12 @@ fn store(
         if let Ok(open) = &mut batch {
             match open.apply(&event) {
                 Ok(Applied::Stored(seq)) => {
+                    if authenticated
+                        && event.record().kind() != Kind::VANISH
+                        && let Err(error) = open.know(&event.record().pubkey())
+                    {
+                        batch = Err(error);
+                    }
                     stored.push(LiveEvent::new(Some(seq), event.into_record(), Some(admission)));
                 }
                 Ok(applied) => said = outcome(applied),

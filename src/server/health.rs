@@ -29,6 +29,8 @@ pub(super) enum Reason {
     WritesFail,
     /// No new clients are taken: another relay takes over, or this one ends.
     Leaving,
+    /// The database has come to the size that the operator allows, and nothing is left that may go.
+    Ceiling,
     /// There is little room left on the disk.
     DiskLow,
     /// The database nearly fills the addresses reserved for it.
@@ -47,9 +49,10 @@ pub(super) enum Reason {
 
 impl Reason {
     /// All of them.
-    pub(super) const ALL: [Reason; 9] = [
+    pub(super) const ALL: [Reason; 10] = [
         Reason::WritesFail,
         Reason::Leaving,
+        Reason::Ceiling,
         Reason::DiskLow,
         Reason::MapLow,
         Reason::Behind,
@@ -64,6 +67,7 @@ impl Reason {
         match self {
             Reason::WritesFail => "writes_fail",
             Reason::Leaving => "leaving",
+            Reason::Ceiling => "ceiling",
             Reason::DiskLow => "disk_low",
             Reason::MapLow => "map_low",
             Reason::Behind => "behind",
@@ -110,6 +114,9 @@ pub(super) fn judge(signs: &Signs<'_>) -> Vec<(Reason, String)> {
     let mut note = |reason, text: String| problems.push((reason, text));
     if let Some(failure) = &stats.write_failure {
         note(Reason::WritesFail, format!("events are refused: {failure}"));
+    }
+    if let Some(problem) = &stats.ceiling {
+        note(Reason::Ceiling, problem.clone());
     }
     if !signs.open {
         note(Reason::Leaving, "no new clients are taken: this relay hands over to another one, or ends".to_owned());

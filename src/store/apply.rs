@@ -77,7 +77,7 @@ pub struct Batch<'s> {
     /// There are tombstones, there are such of authors who vanished: where there are none, none is looked up.
     remembers: bool,
     remembers_vanished: bool,
-    /// Something was removed.
+    /// Something was changed beside what was stored.
     removed: bool,
     /// A list of the operator's was changed, see `lists`.
     lists_changed: bool,
@@ -214,6 +214,16 @@ impl<'s> Batch<'s> {
             self.removed_again.insert(seq);
         }
         Ok(true)
+    }
+
+    /// Remembers that this author has published here while authenticated, unless it is known already.
+    pub fn know(&mut self, author: &PublicKey) -> Result<(), StoreError> {
+        let known = self.store.tables().known;
+        if known.get(&self.txn, &author.0)?.is_none() {
+            known.put(&mut self.txn, &author.0, &self.now.to_be_bytes())?;
+            self.removed = true;
+        }
+        Ok(())
     }
 
     /// Removes the event with this id, if it is there.
@@ -463,6 +473,7 @@ impl<'s> Batch<'s> {
                 self.remove(seq)?;
             }
         }
+        self.store.tables().known.delete(&mut self.txn, &author.0)?;
         self.remember(&tombstone::vanish_key(author), until, &request.id)
     }
 

@@ -40,7 +40,7 @@ impl Short {
         self.len = end as u8;
     }
 
-    fn of(parts: &[&[u8]]) -> Short {
+    pub fn of(parts: &[&[u8]]) -> Short {
         let mut short = Short::EMPTY;
         for part in parts {
             short.push(part);

@@ -11,6 +11,7 @@ use siphasher::sip128::{Hasher128, SipHasher13};
 use super::keys::{self, Index, Posting, Seq};
 use super::plan::Order;
 use super::prepare::{address_stem, further_stems};
+use super::retention::RetentionReport;
 use super::scan::{Budget, Progress, Scan};
 use super::sound::Depth;
 use super::statistics::Statistics;
@@ -38,6 +39,8 @@ pub struct StoreInfo {
     pub tables: Vec<TableInfo>,
     /// Events by kind.
     pub statistics: Statistics,
+    /// What retention found the last time, and what it has removed; `None` when it never looked.
+    pub retention: Option<RetentionReport>,
 }
 
 /// What the database holds and takes up at one moment. Cheap: no table is walked.
@@ -201,6 +204,7 @@ impl Store {
             newest: self.outermost(Order::NewestFirst)?,
             tables,
             statistics: self.statistics()?,
+            retention: self.retention_report()?,
         })
     }
 

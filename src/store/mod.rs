@@ -18,6 +18,7 @@ mod plan;
 mod prepare;
 mod record;
 mod reserve;
+mod retention;
 mod scan;
 mod schema;
 mod sound;
@@ -40,6 +41,7 @@ pub use maintain::{Occupancy, StoreInfo, TableInfo, VerifyReport};
 pub use plan::{Access, Order};
 pub use prepare::Prepared;
 pub use record::{Record, encode};
+pub use retention::{Amount, Doomed, RetentionReport, RuleReport, Surplus, Survey, Terms};
 pub use scan::{Budget, Progress, Scan};
 pub use statistics::{KindInfo, Statistics};
 
@@ -150,7 +152,12 @@ impl Store {
         if !open::look(path)? {
             return Err(StoreError::Missing(path.into()));
         }
-        Store::with_tables(path, map_size, |env| schema::open(env)?.ok_or_else(|| StoreError::Missing(path.into())))
+        Store::with_tables(path, map_size, |env| match schema::open(env)? {
+            Some(tables) => Ok(tables),
+            // Tables that came later are created.
+            None if schema::is_ours(env)? => schema::create(env),
+            None => Err(StoreError::Missing(path.into())),
+        })
     }
 
     fn with_tables(

@@ -13,6 +13,7 @@
 //! | `tombstones` | | see [`super::tombstone`] | until when u64, by which event (40) |
 //! | `meta` | | name | MessagePack |
 //! | `lists` | | which list (1), item | MessagePack, see [`super::lists`] |
+//! | `known` | | pubkey (32) | since when u64 (8): who has published here while authenticated |
 //! | `reserve` | | number u32 (4) | a blank page, see [`super::reserve`] |
 //!
 //! `t` is `created_at` clamped to 32 bits; the exact value is in the record. `h7` is the first seven bytes of a SipHash-1-3
@@ -48,12 +49,13 @@ pub struct Tables {
     pub meta: Table,
     pub reserve: Table,
     pub lists: Table,
+    pub known: Table,
 }
 
 const POSTINGS: DatabaseFlags = DatabaseFlags::DUP_SORT.union(DatabaseFlags::DUP_FIXED);
 const PLAIN: DatabaseFlags = DatabaseFlags::empty();
 
-const COUNT: usize = 12;
+const COUNT: usize = 13;
 
 /// Names and flags, in the order of the fields of [`Tables`].
 const DEFINITIONS: [(&str, DatabaseFlags); COUNT] = [
@@ -69,12 +71,28 @@ const DEFINITIONS: [(&str, DatabaseFlags); COUNT] = [
     ("meta", PLAIN),
     ("reserve", PLAIN),
     ("lists", PLAIN),
+    ("known", PLAIN),
 ];
 
 impl Tables {
     fn from_list(t: [Table; COUNT]) -> Tables {
-        let [events, ids, time, kinds, authors, tags, addresses, expirations, tombstones, meta, reserve, lists] = t;
-        Tables { events, ids, time, kinds, authors, tags, addresses, expirations, tombstones, meta, reserve, lists }
+        let [events, ids, time, kinds, authors, tags, addresses, expirations, tombstones, meta, reserve, lists, known] =
+            t;
+        Tables {
+            events,
+            ids,
+            time,
+            kinds,
+            authors,
+            tags,
+            addresses,
+            expirations,
+            tombstones,
+            meta,
+            reserve,
+            lists,
+            known,
+        }
     }
 
     pub fn list(&self) -> [(&'static str, Table); COUNT] {
@@ -92,6 +110,7 @@ impl Tables {
             t.meta,
             t.reserve,
             t.lists,
+            t.known,
         ];
         std::array::from_fn(|i| (DEFINITIONS[i].0, tables[i]))
     }
@@ -126,6 +145,20 @@ pub fn create(env: &Env<WithoutTls>) -> Result<Tables, StoreError> {
         CommitOrAbort::Commit(tables) => Ok(Tables::from_list(tables)),
         CommitOrAbort::Abort(()) => Err(StoreError::Damaged("the tables could not be created".into())),
     }
+}
+
+/// Whether this is a database of ours, though perhaps of an older program that had fewer tables.
+pub fn is_ours(env: &Env<WithoutTls>) -> Result<bool, StoreError> {
+    fn meta<'e>(
+        opener: &heed::DatabaseOpener<'e, WithoutTls>,
+        rtxn: &RoTxn<'e>,
+    ) -> Result<CommitOrAbort<[heed::Database<'e, Bytes, Bytes>; 1], bool>, heed::Error> {
+        let mut options = opener.database_options().types::<Bytes, Bytes>();
+        Ok(CommitOrAbort::Abort(options.name("meta").open(rtxn)?.is_some()))
+    }
+    let rtxn = env.read_txn()?;
+    let found: CommitOrAbort<_, bool> = env.open_databases_and_commit(rtxn, |opener, rtxn| meta(opener, rtxn))?;
+    Ok(matches!(found, CommitOrAbort::Abort(true)))
 }
 
 /// Opens the tables of a database that has them all, without taking the write lock; `None` when one is missing.

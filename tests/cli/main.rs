@@ -9,6 +9,7 @@ mod damage;
 mod export;
 mod import;
 mod place;
+mod prune;
 mod relay;
 mod setup;
 
@@ -34,6 +35,7 @@ fn help_and_version_are_no_errors() {
         "export",
         "scan",
         "delete",
+        "prune",
         "info",
         "verify",
         "backup",

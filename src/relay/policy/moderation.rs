@@ -175,6 +175,11 @@ impl Lists {
         if self.gate.enabled { self.gate.restricts_writes } else { !self.allowed_keys.is_empty() }
     }
 
+    /// The keys that alone may publish, when there are any.
+    pub fn allowed_keys(&self) -> &HashSet<PublicKey> {
+        &self.allowed_keys
+    }
+
     /// The addresses that may not connect.
     pub fn blocked_addresses(&self) -> &HashSet<IpAddr> {
         &self.blocked_addresses

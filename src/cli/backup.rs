@@ -9,12 +9,14 @@ use std::time::{Duration, Instant};
 use clap::Args;
 
 use super::disk::check_room;
-use super::failure::{CLEAN, Failure, Outcome, things};
+use super::failure::{CLEAN, Failure, Outcome, complain, things};
 use super::globals::Globals;
 use super::output::{print, print_json, spare_databases};
 use super::progress::Progress;
 use super::signals::Stop;
 use super::{text, time, verify};
+use crate::config::Backup;
+use crate::relay::backup::{BackupError, Made, make_if_due, name};
 use crate::server::neighbours;
 use crate::store::{VerifyReport, copy, copy::Copy};
 
@@ -24,10 +26,13 @@ use crate::store::{VerifyReport, copy, copy::Copy};
     long_about = "Write the whole database into one file: consistent, without free pages, checked after writing. The relay may be \
         running and taking in events; the backup holds what was stored when it began.\n\n\
         For a folder, the file is named after the time. The file appears under its name only when it is complete and in order. It holds \
-        private messages too, so only its owner may read it. `ratite restore` brings it back.",
+        private messages too, so only its owner may read it. `ratite restore` brings it back.\n\n\
+        With --every it goes on until it is stopped, and makes a backup whenever the newest in the folder is old enough. A relay does the same \
+        by itself when [backup] of the configuration names a folder.",
     after_help = "\
 Examples:
   ratite backup /var/backups/ratite/
+  ratite backup /var/backups/ratite/ --every 1d --keep 7
   ratite backup events.mdb --force     write over an older backup
 
 Exit codes: 0 the backup is there and in order, 1 it is not."
@@ -39,6 +44,12 @@ pub(super) struct BackupArgs {
     /// Replace the file if it is there
     #[arg(long)]
     force: bool,
+    /// Go on, and make a backup every so often, such as 1d or 6h; FILE|DIR is a folder then
+    #[arg(long, value_name = "TIME", value_parser = parse_interval)]
+    every: Option<u64>,
+    /// How many backups of --every are kept
+    #[arg(long, value_name = "NUMBER", default_value_t = 7, value_parser = clap::value_parser!(u32).range(1..), requires = "every")]
+    keep: u32,
     /// Print the result as JSON
     #[arg(long)]
     json: bool,
@@ -71,6 +82,9 @@ pub(super) struct RestoreArgs {
     json: bool,
 }
 
+/// How often it is looked whether a scheduled backup is due.
+const SCHEDULE: Duration = Duration::from_secs(5);
+
 /// How often progress is looked at.
 const LOOK: Duration = Duration::from_millis(50);
 
@@ -81,6 +95,9 @@ pub(super) fn backup(args: &BackupArgs, globals: &Globals) -> Outcome {
             "a backup is a file, it cannot go to standard output",
             "Name a file or a folder; `ratite export` writes events to standard output.",
         ));
+    }
+    if let Some(interval) = args.every {
+        return schedule(args, interval, globals);
     }
     let (store, config) = globals.open_existing()?;
     let target = target(&args.target);
@@ -107,6 +124,43 @@ pub(super) fn backup(args: &BackupArgs, globals: &Globals) -> Outcome {
     let bytes = fs::metadata(copy.file()).map_or(bytes, |metadata| metadata.len());
     copy.put(&target).map_err(|error| unwritable(&target, Failure::io("it cannot be renamed", &error, "")))?;
     tell("backup", &target, &report, bytes, started, args.json)
+}
+
+/// Seconds of a time such as "1d".
+fn parse_interval(text: &str) -> Result<u64, String> {
+    let seconds = humantime::parse_duration(text).map(|time| time.as_secs()).unwrap_or(0);
+    if seconds > 0 { Ok(seconds) } else { Err("not a time; write 1d, 6h or 30m".to_owned()) }
+}
+
+/// Makes backups until it is told to stop.
+fn schedule(args: &BackupArgs, interval: u64, globals: &Globals) -> Outcome {
+    let (store, _) = globals.open_existing()?;
+    let schedule = Backup { folder: Some(args.target.clone()), interval, keep: args.keep };
+    let stop = Stop::on_signals();
+    while !stop.requested() {
+        match make_if_due(&store, &schedule, time::now(), &|| stop.requested()) {
+            Ok(Some(Made { file, events, bytes })) if args.json => print_json(&serde_json::json!({
+                "backup": file.display().to_string(),
+                "events": events,
+                "bytes": bytes,
+            }))?,
+            Ok(Some(Made { file, events, bytes })) => print(&format!(
+                "backup: {}, {} in {}, checked and in order\n",
+                things(events, "event"),
+                text::size(bytes),
+                file.display()
+            ))?,
+            Ok(None) => {}
+            Err(BackupError::Stopped) => break,
+            // The next one may go well.
+            Err(error) => complain(&format!("error: the backup failed: {error}")),
+        }
+        let began = Instant::now();
+        while !stop.requested() && began.elapsed() < SCHEDULE {
+            std::thread::sleep(LOOK);
+        }
+    }
+    Ok(CLEAN)
 }
 
 /// Has the copy written, which LMDB does in one go, on a thread of its own.
@@ -237,7 +291,7 @@ pub(super) fn ensure_unused(data: &Path) -> Result<(), Failure> {
 /// The file that a backup goes to.
 fn target(given: &Path) -> PathBuf {
     let folder = given.is_dir() || given.as_os_str().as_encoded_bytes().ends_with(b"/");
-    if folder { given.join(format!("ratite-{}.mdb", stamp())) } else { given.to_owned() }
+    if folder { given.join(name(time::now())) } else { given.to_owned() }
 }
 
 /// The time, as part of a file's name.

@@ -12,6 +12,7 @@ use super::progress::Progress;
 use super::signals::Stop;
 use super::time;
 use super::walk::{count, end};
+use crate::config::Backup;
 use crate::nostr::Filter;
 use crate::relay::{Relay, Settings};
 
@@ -68,7 +69,10 @@ pub(super) fn run(args: &DeleteArgs, globals: &Globals) -> Outcome {
         return Ok(end(store.damaged().len() as u64));
     }
     let stop = Stop::on_signals();
-    let relay = Relay::start(store.clone(), Settings { unattended: false, ..Settings::from_config(&config) })?;
+    let relay = Relay::start(
+        store.clone(),
+        Settings { unattended: false, backup: Backup::default(), ..Settings::from_config(&config) },
+    )?;
     let mut progress = Progress::new("events removed", None);
     let mut complete = true;
     let removed = relay.remove(filters, &mut |removed| {

@@ -23,6 +23,7 @@ use super::output::{self, Output};
 use super::progress::Progress;
 use super::signals::Stop;
 use super::text;
+use crate::config::Backup;
 use crate::relay::{self, Bulk, Relay, Settings};
 use crate::server::neighbours;
 use crate::store::Store;
@@ -126,6 +127,7 @@ pub(super) fn run(args: &ImportArgs, globals: &Globals) -> Outcome {
     // What is too old may be imported, and goes when a relay runs; but an import keeps below the ceiling too.
     let mut settings = Settings { alone, ..Settings::from_config(&config) };
     settings.retention.config.rules.clear();
+    settings.backup = Backup::default();
     let relay = Relay::start(store, settings)?;
 
     let stop = Stop::on_signals();

@@ -11,7 +11,7 @@ use super::output::{print, print_json};
 use super::progress::Progress;
 use super::signals::Stop;
 use super::text;
-use crate::config::{Config, RetentionRule};
+use crate::config::{Backup, Config, RetentionRule};
 use crate::relay::{CEILING, Plan, Relay, Retention, Settings};
 use crate::server::neighbours;
 use crate::store::{Amount, Store};
@@ -63,8 +63,10 @@ pub(super) fn run(args: &PruneArgs, globals: &Globals) -> Outcome {
     }
     let stop = Stop::on_signals();
     let gentle = neighbours(&config.storage.path).is_ok_and(|relays| !relays.is_empty());
-    let relay =
-        Relay::start(store.clone(), Settings { retention, unattended: false, ..Settings::from_config(&config) })?;
+    let relay = Relay::start(
+        store.clone(),
+        Settings { retention, unattended: false, backup: Backup::default(), ..Settings::from_config(&config) },
+    )?;
     let outcome = prune(args, &relay, &store, &config, gentle, &stop);
     relay.shutdown();
     outcome

@@ -12,6 +12,7 @@
 //! ```
 
 pub mod admin;
+pub mod backup;
 mod bulk;
 mod client;
 mod figures;
@@ -46,6 +47,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use crossbeam_channel::{Receiver, Sender};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
+pub use backup::BackupState;
 pub use bulk::{Bulk, Closed};
 pub use client::Client;
 pub use figures::{Counter, Events, Figures, Histogram, Messages, Observed, Verb};
@@ -64,7 +66,7 @@ use policy::membership::Gate;
 use policy::{Moderation, OwnAddresses, Viewer};
 use queue::{Answer, Published, Task, ToVerify, ToWriter};
 
-use crate::config::{Config, Limits, Membership, Policy};
+use crate::config::{Backup, Config, Limits, Membership, Policy};
 use crate::nostr::{Event, EventFields, EventId, Filter, Kind, KindClass, PublicKey};
 use crate::store::{Batch, Budget, Change, Count, Occupancy, Order, Progress, Record, Rules, Scan, Store, StoreError};
 
@@ -96,6 +98,8 @@ pub struct Settings {
     pub membership: Membership,
     /// What is kept how long, and how large the database may become.
     pub retention: Retention,
+    /// Backups that are made by themselves.
+    pub backup: Backup,
     /// The core looks after retention by itself; a command that does so, or wants none of it, does not need that.
     pub unattended: bool,
     /// The relay's own addresses, which AUTH (NIP-42) and requests to vanish (NIP-62) name.
@@ -121,6 +125,7 @@ impl Settings {
             policy: config.policy.clone(),
             membership: config.membership.clone(),
             retention: Retention::from_config(config),
+            backup: config.backup.clone(),
             unattended: true,
             addresses: Arc::new(OwnAddresses::new(config.urls().iter().map(String::as_str))),
             queue_bytes: config.storage.queue_bytes,
@@ -197,6 +202,8 @@ pub struct Stats {
     pub write_failure: Option<String>,
     /// Why events are refused, or soon will be: the database has come to its ceiling (`retention.max_size`).
     pub ceiling: Option<String>,
+    /// How scheduled backups stand.
+    pub backup: BackupState,
 }
 
 /// How many wait in each of the core's queues.
@@ -240,6 +247,8 @@ struct Core {
     in_place: reader::InPlace,
     stop_housekeeping: Sender<()>,
     stop_retention: Sender<()>,
+    stop_backups: Sender<()>,
+    backup: Mutex<BackupState>,
     ceiling: retention::Ceiling,
     /// Bytes stored since the database was last measured against its ceiling.
     unmeasured: Mutex<u64>,
@@ -273,6 +282,7 @@ impl Relay {
         let own = identity.as_ref().map(Identity::pubkey);
         let gate = Gate::new(&settings.membership, &settings.policy, own);
         let (stop_retention, retention_stops) = crossbeam_channel::bounded(1);
+        let (stop_backups, backups_stop) = crossbeam_channel::bounded(1);
         let room_total = settings.queue_bytes.clamp(1 << 16, u32::MAX as usize);
         let figures: Arc<Figures> = Arc::default();
         let core = Arc::new(Core {
@@ -291,6 +301,8 @@ impl Relay {
             in_place: reader::InPlace::new(settings.callers),
             stop_housekeeping: stop_tx,
             stop_retention,
+            stop_backups,
+            backup: Mutex::default(),
             ceiling: retention::Ceiling::default(),
             unmeasured: Mutex::new(0),
             closed: AtomicBool::new(false),
@@ -311,7 +323,11 @@ impl Relay {
             relay.spawn(&format!("reader-{i}"), |core| reader::run(core, queue))?;
         }
         relay.spawn("housekeeping", move |core| housekeeping(core, stop_rx, seen))?;
-        if relay.core.settings.unattended && relay.core.settings.retention.is_on() {
+        let settings = relay.core.settings();
+        if settings.backup.folder.is_some() {
+            relay.spawn("backup", move |core| backup::keep(core, backups_stop))?;
+        }
+        if settings.unattended && settings.retention.is_on() {
             relay.spawn("retention", move |core| retention::keep_house(core, retention_stops))?;
         }
         Ok(relay)
@@ -505,6 +521,7 @@ impl Relay {
             minutes: core.pulse.minutes(),
             write_failure: core.write_failure(),
             ceiling: core.ceiling.problem(),
+            backup: lock(&core.backup).clone(),
         }
     }
 
@@ -516,6 +533,7 @@ impl Relay {
         }
         let _ = self.core.stop_housekeeping.try_send(());
         let _ = self.core.stop_retention.try_send(());
+        let _ = self.core.stop_backups.try_send(());
         for _ in 0..threads() {
             let _ = self.core.readers.send(None);
         }

@@ -275,7 +275,7 @@ impl Run<'_> {
 
     /// Goes through all rules. Keeps the numbers of what is only counted, if asked to.
     fn apply_rules(&mut self, terms: &Arc<Terms>, seen: Option<&mut Seen>) -> Result<ControlFlow<()>, RelayError> {
-        let mut survey = Survey::new(terms.clone(), self.core.settings.clock.now());
+        let mut survey = Survey::new(terms.clone(), self.core.settings().clock.now());
         let mut gathered = Vec::new();
         let mut seen = seen;
         loop {
@@ -305,7 +305,7 @@ impl Run<'_> {
     fn shrink(&mut self, terms: &Arc<Terms>, goal: u64) -> Result<bool, RelayError> {
         let mut surplus = Surplus::new(terms.clone());
         loop {
-            let used = self.core.ceiling.measure(&self.core.store, self.core.settings.retention.config.max_size)?;
+            let used = self.core.ceiling.measure(&self.core.store, self.core.settings().retention.config.max_size)?;
             if used <= goal {
                 return Ok(true);
             }
@@ -400,7 +400,8 @@ impl Seen {
 
 /// The terms in force: those of the configuration, and the list of allowed keys as it stands.
 fn terms(core: &Core) -> Arc<Terms> {
-    let retention = &core.settings.retention;
+    let settings = core.settings();
+    let retention = &settings.retention;
     let mut listed: HashSet<PublicKey> = retention.listed.iter().copied().collect();
     listed.extend(core.moderation.lists().allowed_keys());
     Arc::new(Terms::new(&retention.config, retention.owners.iter().copied().collect(), listed))
@@ -408,7 +409,8 @@ fn terms(core: &Core) -> Arc<Terms> {
 
 /// Looks at the whole database once: counts what is to go, or removes it, the rules first and then what is too much.
 pub(super) fn run(core: &Core, mode: Mode, watch: &mut Watch<'_>) -> Result<Plan, RelayError> {
-    let (terms, retention) = (terms(core), &core.settings.retention);
+    let settings = core.settings();
+    let (terms, retention) = (terms(core), &settings.retention);
     let rules = terms.rules().iter().map(|rule| (rule.to_string(), Amount::default())).collect();
     let plan = Plan { rules, used: core.store.used_bytes()?, ..Plan::default() };
     // The watch is borrowed for the run only; the run is over when this function returns.
@@ -442,7 +444,7 @@ pub(super) fn run(core: &Core, mode: Mode, watch: &mut Watch<'_>) -> Result<Plan
 fn report(core: &Core, plan: &Plan, looks: bool) -> Result<(), RelayError> {
     let before = core.store.retention_report()?.unwrap_or_default();
     let mut rules = plan.rules.clone();
-    if core.settings.retention.config.max_size > 0 {
+    if core.settings().retention.config.max_size > 0 {
         rules.push((CEILING.to_owned(), plan.ceiling));
     }
     let rules = rules.into_iter().map(|(rule, amount)| {
@@ -453,14 +455,15 @@ fn report(core: &Core, plan: &Plan, looks: bool) -> Result<(), RelayError> {
         }
         RuleReport { rule, due: if looks { amount } else { Amount::default() }, removed }
     });
-    let report = RetentionReport { at: core.settings.clock.now(), rules: rules.collect() };
+    let report = RetentionReport { at: core.settings().clock.now(), rules: rules.collect() };
     Ok(core.store.keep_retention_report(&report)?)
 }
 
 /// The thread.
 pub(super) fn keep_house(core: &Arc<Core>, stop: Receiver<()>) {
-    let config = &core.settings.retention.config;
-    let mut next_run = core.settings.clock.now();
+    let settings = core.settings();
+    let config = &settings.retention.config;
+    let mut next_run = core.settings().clock.now();
     loop {
         match stop.recv_timeout(LOOK) {
             Err(RecvTimeoutError::Timeout) => {}
@@ -473,7 +476,7 @@ pub(super) fn keep_house(core: &Arc<Core>, stop: Receiver<()>) {
                 "the database is larger than retention.max_size allows, and cannot be made smaller: {error}"
             );
         }
-        let now = core.settings.clock.now();
+        let now = core.settings().clock.now();
         if now < next_run || config.rules.is_empty() {
             continue;
         }
@@ -502,7 +505,8 @@ pub(super) fn keep_house(core: &Arc<Core>, stop: Receiver<()>) {
 
 /// Keeps the database below its ceiling.
 fn look_at_ceiling(core: &Core) -> Result<(), RelayError> {
-    let retention = &core.settings.retention;
+    let settings = core.settings();
+    let retention = &settings.retention;
     let ceiling = &core.ceiling;
     let used = ceiling.measure(&core.store, retention.config.max_size)?;
     let over = used > retention.high_water();
@@ -571,7 +575,7 @@ impl super::Relay {
 
 /// Why the writer's transactions are watched: it measures the database against its ceiling whenever so many bytes were stored.
 pub(super) fn note_stored(core: &Core, bytes: usize) {
-    let max_size = core.settings.retention.config.max_size;
+    let max_size = core.settings().retention.config.max_size;
     if max_size == 0 {
         return;
     }

@@ -99,7 +99,7 @@ fn turn(core: &Core, first: ToWriter, queue: &Receiver<ToWriter>) -> (Option<ToW
         let _ = done.send(removed);
     }
     for (seqs, done) in prunes {
-        let pruned = retention::prune(&core.store, core.settings.clock.now(), &seqs);
+        let pruned = retention::prune(&core.store, core.settings().clock.now(), &seqs);
         probe |= pruned.is_ok();
         note_failure(core, pruned.as_ref().err());
         let _ = done.send(pruned);

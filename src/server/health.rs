@@ -31,6 +31,8 @@ pub(super) enum Reason {
     Leaving,
     /// The database has come to the size that the operator allows, and nothing is left that may go.
     Ceiling,
+    /// The last scheduled backup failed.
+    Backup,
     /// There is little room left on the disk.
     DiskLow,
     /// The database nearly fills the addresses reserved for it.
@@ -49,10 +51,11 @@ pub(super) enum Reason {
 
 impl Reason {
     /// All of them.
-    pub(super) const ALL: [Reason; 10] = [
+    pub(super) const ALL: [Reason; 11] = [
         Reason::WritesFail,
         Reason::Leaving,
         Reason::Ceiling,
+        Reason::Backup,
         Reason::DiskLow,
         Reason::MapLow,
         Reason::Behind,
@@ -68,6 +71,7 @@ impl Reason {
             Reason::WritesFail => "writes_fail",
             Reason::Leaving => "leaving",
             Reason::Ceiling => "ceiling",
+            Reason::Backup => "backup",
             Reason::DiskLow => "disk_low",
             Reason::MapLow => "map_low",
             Reason::Behind => "behind",
@@ -117,6 +121,9 @@ pub(super) fn judge(signs: &Signs<'_>) -> Vec<(Reason, String)> {
     }
     if let Some(problem) = &stats.ceiling {
         note(Reason::Ceiling, problem.clone());
+    }
+    if let Some(failure) = &stats.backup.failure {
+        note(Reason::Backup, format!("the last backup failed: {failure}"));
     }
     if !signs.open {
         note(Reason::Leaving, "no new clients are taken: this relay hands over to another one, or ends".to_owned());

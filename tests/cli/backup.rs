@@ -9,7 +9,7 @@ use std::path::Path;
 use rustix::process::Signal;
 
 use crate::place::{
-    Ended, Place, Running, filled, json, note, notes, send_signal, sign, wait_until_it_listens_to_signals,
+    Ended, Place, Running, filled, json, note, notes, send_signal, sign, wait_for, wait_until_it_listens_to_signals,
 };
 
 /// What lies in a folder, by name.
@@ -220,4 +220,24 @@ fn verify_finds_what_is_wrong() {
     let ended = place.run(&["verify", "--deep"]);
     ended.assert_failed("the database has 1 fault");
     assert!(ended.out.contains("event 12 has a signature that is not its author's"), "{}", ended.out);
+}
+
+#[test]
+fn backups_on_a_schedule_go_on_until_they_are_stopped() {
+    let place = filled();
+    place.run(&["backup", "folder", "--every", "soon"]).assert_failed("not a time");
+    place.run(&["backup", "folder", "--keep", "3"]).assert_failed("--every");
+    let child = place.command(["backup", "folder", "--every", "1d", "--keep", "3"]).spawn().unwrap();
+    wait_for("the backup is there", || {
+        place.path("folder").is_dir() && names(&place.path("folder")).iter().any(|name| name.ends_with("Z.mdb"))
+    });
+    send_signal(&child, Signal::INT);
+    let ended = Ended::of(child.wait_with_output().unwrap());
+    assert_eq!((ended.code, ended.err.as_str()), (0, ""));
+    // The next one is due tomorrow.
+    let files = names(&place.path("folder"));
+    assert_eq!(files.len(), 2, "{files:?}");
+    let file = files.iter().find(|name| name.ends_with(".mdb")).unwrap();
+    assert_eq!(place.run(&["--data", "other", "restore", &format!("folder/{file}")]).code, 0);
+    assert_eq!(place.export(&["--data", "other"]), place.export(&[]));
 }

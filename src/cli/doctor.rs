@@ -390,9 +390,13 @@ fn disk(config: &Config, found: &mut Findings) {
     match free_bytes(folder) {
         None => found.warn("disk", "the system does not say how much is free", "Look with `df -h`."),
         Some(free) => {
-            // The default reserves addresses and says nothing of the disk.
+            // The default of map_size reserves addresses and says nothing of the disk.
             let default = Config::default().storage.map_size;
-            let most = Some(config.storage.map_size).filter(|most| *most != default).unwrap_or(0);
+            let (setting, most) = match (config.retention.max_size, config.storage.map_size) {
+                (0, map) if map == default => ("", 0),
+                (0, map) => ("storage.map_size", map),
+                (most, _) => ("retention.max_size", most),
+            };
             let missing = most.saturating_sub(size).saturating_sub(free);
             if free < LITTLE_ROOM {
                 found.problem(
@@ -404,11 +408,11 @@ fn disk(config: &Config, found: &mut Findings) {
                 found.warn(
                     "disk",
                     format!(
-                        "{} are free, {} less than storage.map_size may take",
+                        "{} are free, {} less than {setting} lets the database take",
                         text::size(free),
                         text::size(missing)
                     ),
-                    "Lower storage.map_size, or free some space: a full disk refuses events.",
+                    format!("Lower {setting}, or free some space: a full disk refuses events."),
                 );
             } else {
                 found.ok("disk", format!("{} are free, the database takes {}", text::size(free), text::size(size)));

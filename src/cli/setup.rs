@@ -89,7 +89,7 @@ impl Answers {
             settings.push(("policy.admins", nip19::encode_npub(owner)));
         }
         if let Some(size) = &self.max_disk {
-            settings.push(("storage.map_size", size.clone()));
+            settings.push(("retention.max_size", size.clone()));
         }
         if let Some(data) = data {
             settings.push(("storage.path", data.display().to_string()));
@@ -297,8 +297,8 @@ fn ask_listed(args: &SetupArgs, asks: bool, answers: &mut Answers) -> Result<(),
 fn ask_disk(args: &SetupArgs, asks: bool, data: &Path, answers: &mut Answers) -> Result<(), Failure> {
     let free = free_bytes(data);
     let check = |size: &str| -> Result<u64, String> {
-        let (_, config) = config::template_with(&[("storage.map_size", size)]).map_err(|error| error.to_string())?;
-        let size = config.storage.map_size;
+        let (_, config) = config::template_with(&[("retention.max_size", size)]).map_err(|error| error.to_string())?;
+        let size = config.retention.max_size;
         match free {
             Some(free) if size > free => {
                 Err(format!("only {} are free where {} lies", text::size(free), data.display()))
@@ -318,8 +318,8 @@ fn ask_disk(args: &SetupArgs, asks: bool, data: &Path, answers: &mut Answers) ->
     }
     let free = free.map_or_else(|| "an unknown amount".to_owned(), text::size);
     print(&format!(
-        "4. How much disk the events may use; {free} are free where {} lies. Further ones are refused\n   when it is \
-         reached.\n",
+        "4. How much disk the events may use; {free} are free where {} lies. When it is reached, the\n   oldest of \
+         strangers go first; yours never.\n",
         data.display()
     ))?;
     loop {
@@ -477,7 +477,7 @@ mod tests {
         let (text, config) = config::template_with(&settings).unwrap();
         assert_eq!(config.url(), "wss://relay.example.org");
         assert_eq!((config.info.pubkey, &config.policy.admins), (Some(owner), &vec![owner]));
-        assert_eq!(config.storage.map_size, 20_000_000_000);
+        assert_eq!(config.retention.max_size, 20_000_000_000);
         assert_eq!(config.storage.path, Path::new("/srv/nostr"));
         assert!(text.contains("\nnames = [\"relay.example.org\"]\n"), "{text}");
 

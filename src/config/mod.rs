@@ -23,6 +23,7 @@ mod file;
 #[cfg(any(test, fuzzing))]
 #[path = "../../fuzz/settings.rs"]
 pub(crate) mod fuzz;
+mod hosts;
 mod problem;
 mod rates;
 mod retention;

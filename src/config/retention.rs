@@ -5,9 +5,9 @@ use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::str::FromStr;
 
+use super::hosts::OptionalFile;
 use super::problem::quoted;
 use super::rules::{Fault, NONE, Raw, Rule, TIMES, toml_list};
-use super::tls::OptionalFile;
 use crate::nostr::{Kind, PublicKey};
 
 /// Whose event it is. In this order they are spared when the database is too large: the last are the first to lose events.

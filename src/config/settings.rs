@@ -5,13 +5,13 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::PathBuf;
 
 use super::address::{Address, AddressSource, Network};
+use super::hosts::{AddressesOrNone, Email, HostNames, OptionalFile};
 use super::rates::{KindRate, KindRates};
 use super::retention::{KindRange, KindRanges, OptionalFolder, RetentionRule, RetentionRules, protected_kinds};
 use super::rules::{
     Addresses, Choice, Fault, Folder, GIB, KIB, Key, Keys, MIB, Mode, Names, Networks, Raw, Rule, Secret, Switch, TIB,
     Text, Url, Urls, bytes, count, seconds,
 };
-use super::tls::{AddressesOrNone, Email, HostNames, OptionalFile};
 use crate::nostr::PublicKey;
 
 /// One section of the file: `[limits]`.

@@ -4,13 +4,20 @@ use std::sync::{Arc, PoisonError, RwLock};
 
 use bytes::Bytes;
 use http_body_util::Full;
-use hyper::header::{self, HeaderMap, HeaderValue};
+use hyper::header::{self, HeaderMap, HeaderName, HeaderValue};
 use hyper::{Response, StatusCode};
 use sha2::{Digest as _, Sha256};
 
 use super::insight::Insight;
 use super::metrics;
 use super::nip11::VERSION;
+
+/// A page of another origin may read the information document (NIP-11).
+const CORS: [(HeaderName, &str); 3] = [
+    (header::ACCESS_CONTROL_ALLOW_ORIGIN, "*"),
+    (header::ACCESS_CONTROL_ALLOW_HEADERS, "Authorization, Content-Type, Accept"),
+    (header::ACCESS_CONTROL_ALLOW_METHODS, "GET, HEAD, POST, OPTIONS"),
+];
 
 pub(super) fn text(status: StatusCode, body: impl Into<Bytes>) -> Response<Full<Bytes>> {
     answer(status, "text/plain; charset=utf-8", body.into())
@@ -21,6 +28,12 @@ pub(super) fn answer(status: StatusCode, content_type: &'static str, body: Bytes
     *response.status_mut() = status;
     response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(content_type));
     response
+}
+
+pub(super) fn add_cors(headers: &mut HeaderMap) {
+    for (name, value) in CORS {
+        headers.insert(name, HeaderValue::from_static(value));
+    }
 }
 
 /// What a monitor has to know; nothing when it is empty.

@@ -14,7 +14,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use http_body_util::{BodyExt as _, Full, Limited};
 use hyper::body::{Body as _, Incoming};
-use hyper::header::{self, HeaderMap, HeaderName, HeaderValue};
+use hyper::header::{self, HeaderMap, HeaderValue};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode, Version};
@@ -23,7 +23,7 @@ use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::time::{Instant, timeout, timeout_at};
 
 use super::admission::Refusal;
-use super::answers::{Token, answer, health_page, metrics_page, text, unauthorized};
+use super::answers::{Token, add_cors, answer, health_page, metrics_page, text, unauthorized};
 use super::deflate::{self, Agreement};
 use super::insight::Insight;
 use super::manage::{self, Manage, Memory};
@@ -49,13 +49,6 @@ const LAST_WORDS: Duration = Duration::from_secs(1);
 
 /// The figures of the landing page.
 const LIVE: &str = "/live.json";
-
-/// A page of another origin may read the information document (NIP-11).
-const CORS: [(HeaderName, &str); 3] = [
-    (header::ACCESS_CONTROL_ALLOW_ORIGIN, "*"),
-    (header::ACCESS_CONTROL_ALLOW_HEADERS, "Authorization, Content-Type, Accept"),
-    (header::ACCESS_CONTROL_ALLOW_METHODS, "GET, HEAD, POST, OPTIONS"),
-];
 
 /// Everything that is served over plain HTTP.
 pub(super) struct Site {
@@ -249,7 +242,10 @@ async fn lead_on<B>(
     let mut response = match malformed(request) {
         Some(refusal) => refusal,
         None if refused.is_some() && !is_for_monitors(path) && !redirect::is_proof(path) => too_many_requests(refused),
-        None => redirect.respond(request, site, tls).await,
+        None => match site.page_for_monitors(path) {
+            Some(page) => page,
+            None => redirect.respond(request, tls).await,
+        },
     };
     response.headers_mut().append(header::CONNECTION, HeaderValue::from_static("close"));
     response
@@ -403,12 +399,6 @@ fn known_names(names: &Names, query: Option<&str>) -> Response<Full<Bytes>> {
     add_cors(response.headers_mut());
     response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-cache"));
     response
-}
-
-pub(super) fn add_cors(headers: &mut HeaderMap) {
-    for (name, value) in CORS {
-        headers.insert(name, HeaderValue::from_static(value));
-    }
 }
 
 /// A connection that became a WebSocket.

@@ -6,8 +6,7 @@ use http_body_util::Full;
 use hyper::header::{self, HeaderValue};
 use hyper::{Request, Response, StatusCode};
 
-use super::answers::text;
-use super::http::{Site, add_cors};
+use super::answers::{add_cors, text};
 use super::tls::Tls;
 use crate::config::Config;
 
@@ -38,16 +37,13 @@ impl Redirect {
     }
 
     /// Answers a request.
-    pub(super) async fn respond<B>(&self, request: &Request<B>, site: &Site, tls: &Tls) -> Response<Full<Bytes>> {
+    pub(super) async fn respond<B>(&self, request: &Request<B>, tls: &Tls) -> Response<Full<Bytes>> {
         let path = request.uri().path();
         if let Some(token) = path.strip_prefix(CHALLENGES) {
             return match tls.answer(token).await {
                 Some(answer) => text(StatusCode::OK, answer),
                 None => text(StatusCode::NOT_FOUND, "Nobody has asked for this proof.\n"),
             };
-        }
-        if let Some(page) = site.page_for_monitors(path) {
-            return page;
         }
         let asked = request.headers().get(header::HOST).and_then(|host| host.to_str().ok()).unwrap_or_default();
         let Some(host) = self.host(asked, |name| tls.covers(name)) else {

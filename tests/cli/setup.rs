@@ -31,7 +31,7 @@ fn setup_writes_a_configuration_that_is_right_and_keeps_the_one_before() {
     assert_eq!((ended.code, ended.err.as_str()), (0, ""), "{}", ended.out);
     let text = place.read("ratite.toml");
     let lines = settings(&text);
-    assert!(lines.contains(&"url = \"wss://localhost\"") && lines.contains(&"map_size = 1000000000"), "{lines:?}");
+    assert!(lines.contains(&"url = \"wss://localhost\"") && lines.contains(&"max_size = 1000000000"), "{lines:?}");
     assert!(lines.iter().any(|line| line.starts_with("admins = [\"npub1")), "{lines:?}");
     assert_eq!(lines.len(), 4, "{lines:?}");
     assert_eq!(place.run(&["config", "check"]).code, 0);

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use hyper::header::HeaderName;
 use tokio::io::AsyncReadExt;
 
 use super::super::admission::Limiter;

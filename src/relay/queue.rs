@@ -1,10 +1,11 @@
 //! What waits in the queues of the core: on its way to verification, and from there to the writer.
 
+use std::time::Duration;
+
 use crossbeam_channel::{Receiver, Sender};
 
 use super::Admission;
 use super::outcome::{Outcome, Reply};
-use super::retention::Pruned;
 use crate::nostr::{Event, EventId, PublicKey};
 use crate::store::{Change, Prepared, Seq, StoreError};
 
@@ -107,4 +108,12 @@ pub(super) enum ToWriter {
     /// Somebody wants to know whether the writer still works: tell when everything before this is done.
     Ping(tokio::sync::oneshot::Sender<()>),
     Stop,
+}
+
+/// What the writer did with a part of what it was given.
+pub(super) struct Pruned {
+    /// How many from the front it dealt with.
+    pub done: usize,
+    /// How long that kept it.
+    pub took: Duration,
 }

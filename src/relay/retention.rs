@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError};
 
-use super::queue::ToWriter;
+use super::queue::{Pruned, ToWriter};
 use super::{Core, RelayError, lock};
 use crate::config;
 use crate::nostr::PublicKey;
@@ -160,14 +160,6 @@ pub(super) enum Mode {
     Gentle,
     /// Removes it as fast as can be.
     Hurried,
-}
-
-/// What the writer did with a part of what it was given.
-pub(super) struct Pruned {
-    /// How many from the front it dealt with.
-    pub done: usize,
-    /// How long that kept it.
-    pub took: Duration,
 }
 
 /// Removes the first of these events in one transaction: fewer than all when the time is up. Called by the writer.

@@ -128,6 +128,25 @@ fn an_idle_connection_costs_little_with_compression_or_tls_and_without() {
     assert_small(&relay, "over TLS", MOST_TLS, || open(&client, relay.tls.unwrap(), "relay.test"));
 }
 
+/// Publishes large events until so many readers that never read have been sent away; by how many bytes the relay's own memory grew meanwhile.
+fn grown_in_a_storm(relay: &RelayProcess, writer: &mut Socket, deaf: u64) -> u64 {
+    let before = anonymous(relay.id());
+    let mut most = 0;
+    // Ephemeral events cost no disk. The kernel takes some megabytes for each reader before anything piles up in the relay.
+    let began = std::time::Instant::now();
+    for i in 0.. {
+        assert!(began.elapsed() < 5 * PATIENCE, "some are still connected");
+        let storm = event(1, 20_001, &format!("{i} {}", "x".repeat(60_000)));
+        writer.publish(&storm);
+        writer.hears("OK", &storm.id.to_string());
+        most = most.max(anonymous(relay.id()));
+        if i % 10 == 0 && health(relay.address).1["closed_too_slow"] == deaf {
+            break;
+        }
+    }
+    most.saturating_sub(before)
+}
+
 #[test]
 fn those_who_never_read_over_tls_cost_at_most_their_bound_and_what_is_encrypted() {
     const DEAF: u64 = 20;
@@ -148,20 +167,7 @@ fn those_who_never_read_over_tls_cost_at_most_their_bound_and_what_is_encrypted(
     }
     let mut writer = relay.connect();
     writer.still_works();
-    let before = anonymous(relay.id());
-    let mut most = 0;
-    let began = std::time::Instant::now();
-    for i in 0.. {
-        assert!(began.elapsed() < 5 * PATIENCE, "some are still connected");
-        let storm = event(1, 20_001, &format!("{i} {}", "x".repeat(60_000)));
-        writer.publish(&storm);
-        writer.hears("OK", &storm.id.to_string());
-        most = most.max(anonymous(relay.id()));
-        if i % 10 == 0 && health(relay.address).1["closed_too_slow"] == DEAF {
-            break;
-        }
-    }
-    let grown = most.saturating_sub(before);
+    let grown = grown_in_a_storm(&relay, &mut writer, DEAF);
     println!("{grown} bytes for {DEAF} connections over TLS that never read");
     // Beside the bound each may have 64 KiB that are encrypted already.
     assert!(grown <= DEAF * (BOUND + (72 << 10)) + (16 << 20), "{grown} bytes");
@@ -191,21 +197,7 @@ fn h242_those_who_never_read_cost_at_most_their_bound_and_the_log_names_them() {
     }
     let mut writer = relay.connect();
     writer.still_works();
-    let before = anonymous(relay.id());
-    let mut most = 0;
-    // Ephemeral events cost no disk. The kernel takes some megabytes for each reader before anything piles up in the relay.
-    let began = std::time::Instant::now();
-    for i in 0.. {
-        assert!(began.elapsed() < 5 * PATIENCE, "some are still connected");
-        let storm = event(1, 20_001, &format!("{i} {}", "x".repeat(60_000)));
-        writer.publish(&storm);
-        writer.hears("OK", &storm.id.to_string());
-        most = most.max(anonymous(relay.id()));
-        if i % 10 == 0 && health(relay.address).1["closed_too_slow"] == DEAF {
-            break;
-        }
-    }
-    let grown = most.saturating_sub(before);
+    let grown = grown_in_a_storm(&relay, &mut writer, DEAF);
     println!("{grown} bytes for {DEAF} connections that never read");
     // What the relay needs for itself under load comes on top.
     assert!(grown <= DEAF * BOUND + (16 << 20), "{grown} bytes");

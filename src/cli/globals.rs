@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::Args;
 
 use super::failure::{Failure, complain};
-use crate::config::{Address, Config, DEFAULT_FILE, Loaded, Sources, choose_file, load};
+use crate::config::{Address, Config, DEFAULT_FILE, Loaded, Problem, Sources, choose_file, load};
 use crate::server::Source;
 use crate::store::Store;
 
@@ -30,15 +30,16 @@ impl Globals {
         Ok(load_warned(self.sources(self.config.clone()))?.config)
     }
 
-    /// The settings for a relay, with these addresses to listen on when there are any, and where it finds them again.
-    pub(super) fn load_for_relay(&self, listen: &[Address]) -> Result<(Config, Source), Failure> {
+    /// The settings for a relay, with these addresses to listen on when there are any, and where it finds them again. Whoever calls
+    /// this says the warnings: by then they know what their log looks like.
+    pub(super) fn load_for_relay(&self, listen: &[Address]) -> Result<(Loaded, Source), Failure> {
         let sources = Sources { listen: listen.to_vec(), ..self.sources(self.config.clone()) };
         // One that is not there yet may come.
         let file = choose_file(&sources).unwrap_or_else(|| DEFAULT_FILE.into());
         let again = sources.clone();
         // Looked at before it is read: no change comes between.
         let source = Source::new(move || load(again.clone()), &file);
-        Ok((load_warned(sources)?.config, source))
+        Ok((load(sources).inspect_err(|error| warn(&error.warnings))?, source))
     }
 
     /// The settings in force when this is the file.
@@ -60,13 +61,13 @@ impl Globals {
 
 /// Loads the configuration and says what nobody can have meant.
 fn load_warned(sources: Sources) -> Result<Loaded, Failure> {
-    let loaded = load(sources);
-    let warnings = match &loaded {
-        Ok(loaded) => &loaded.warnings,
-        Err(error) => &error.warnings,
-    };
+    let loaded = load(sources).inspect_err(|error| warn(&error.warnings))?;
+    warn(&loaded.warnings);
+    Ok(loaded)
+}
+
+fn warn(warnings: &[Problem]) {
     for warning in warnings {
         complain(&format!("warning: {warning}"));
     }
-    Ok(loaded?)
 }

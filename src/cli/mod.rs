@@ -58,6 +58,8 @@ use clap::{Parser, Subcommand};
 use failure::{FAILED, Failure, Outcome};
 use globals::Globals;
 
+use crate::config::{LogFormat, LogLevel};
+
 #[derive(Parser, Debug)]
 #[command(
     name = "ratite",
@@ -129,20 +131,22 @@ pub fn main() -> ExitCode {
 fn run(cli: Cli) -> Outcome {
     let Cli { globals, mut relay, command } = cli;
     let serve = matches!(command, None | Some(Command::Relay(_)));
-    let default = match (globals.verbose, serve) {
-        (true, _) => "ratite=debug,info",
-        (false, true) => "ratite=info,warn",
-        (false, false) => "warn",
-    };
-    log::begin(default, serve);
-    if !serve && !relay.listen.is_empty() {
-        return Err(Failure::new("--listen belongs to the relay; this command does not listen", "Leave it out."));
+    let mine = [("--listen", !relay.listen.is_empty()), ("--log-format", relay.log_format.is_some())];
+    if !serve && let Some((flag, _)) = mine.iter().find(|(_, given)| *given) {
+        return Err(Failure::new(
+            format!("{flag} belongs to the relay; this command does not listen"),
+            "Leave it out.",
+        ));
     }
+    // The relay's log is configured.
+    let level = if globals.verbose { LogLevel::Debug } else { LogLevel::Warn };
+    let _log = (!serve).then(|| log::begin(level, false, LogFormat::Text));
     match command {
         None => relay::run(&relay, &globals),
         Some(Command::Relay(args)) => {
             relay.listen.extend(args.listen);
             relay.detach |= args.detach;
+            relay.log_format = args.log_format.or(relay.log_format);
             relay::run(&relay, &globals)
         }
         Some(Command::Setup(args)) => setup::run(&args, &globals),

@@ -5,8 +5,8 @@ use clap::Args;
 use super::failure::{CLEAN, Outcome};
 use super::globals::Globals;
 use super::output::print;
-use super::restart;
-use crate::config::{Address, Config};
+use super::{log, restart};
+use crate::config::{Address, Config, LogFormat, LogLevel};
 use crate::server::{self, Listening, Neighbour};
 
 /// Serve: run the relay
@@ -27,6 +27,9 @@ pub(super) struct RelayArgs {
     /// Listen on this address, such as 127.0.0.1:7777, [::]:7777 or unix:/run/ratite.sock; may be repeated
     #[arg(long, value_name = "ADDR", value_parser = parse_address)]
     pub(super) listen: Vec<Address>,
+    /// How log lines look: auto, text, journal or json
+    #[arg(long, value_name = "FORMAT", value_parser = parse_log_format)]
+    pub(super) log_format: Option<LogFormat>,
     /// Come back when the relay listens, and leave it in a process of its own
     #[arg(long, hide = true)]
     pub(super) detach: bool,
@@ -40,8 +43,22 @@ fn parse_address(text: &str) -> Result<Address, String> {
     })
 }
 
+fn parse_log_format(text: &str) -> Result<LogFormat, String> {
+    let found = LogFormat::NAMES.iter().find(|(name, _)| *name == text);
+    found.map(|(_, format)| *format).ok_or_else(|| {
+        let names: Vec<&str> = LogFormat::NAMES.iter().map(|(name, _)| *name).collect();
+        format!("no format of log lines; there are {}", names.join(", "))
+    })
+}
+
 pub(super) fn run(args: &RelayArgs, globals: &Globals) -> Outcome {
-    let (config, source) = globals.load_for_relay(&args.listen)?;
+    let (loaded, source) = globals.load_for_relay(&args.listen)?;
+    let config = loaded.config;
+    let level = if globals.verbose { LogLevel::Debug } else { config.log.level };
+    let _log = log::begin(level, true, args.log_format.unwrap_or(config.log.format));
+    for warning in &loaded.warnings {
+        tracing::warn!("configuration: {warning}");
+    }
     if args.detach {
         return restart::detach(&config);
     }

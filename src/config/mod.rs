@@ -10,6 +10,7 @@
 //! | `address` | addresses, networks, and where proxies write their client's |
 //! | `rates` | rates by kind of event |
 //! | `retention` | how long events are kept |
+//! | `log` | how the log looks |
 //! | `tls` | names, files and addresses of TLS, and what of it belongs together |
 //! | `file` | settings from TOML |
 //! | `sources` | settings from everywhere, and the check of the whole |
@@ -24,6 +25,7 @@ mod file;
 #[path = "../../fuzz/settings.rs"]
 pub(crate) mod fuzz;
 mod hosts;
+mod log;
 mod problem;
 mod rates;
 mod retention;
@@ -42,10 +44,13 @@ use std::path::{Path, PathBuf};
 
 pub use address::{Address, AddressSource, Network};
 pub use change::{Change, Merged, merge};
+pub use log::{LogFormat, LogLevel};
 pub use problem::{ConfigError, Place, Problem};
 pub use rates::KindRate;
 pub use retention::{KindRange, RetentionRule, Tier, listed, owners};
-pub use settings::{Backup, Config, Effect, Info, Limits, Listen, Membership, Policy, Rates, Retention, Storage, Tls};
+pub use settings::{
+    Backup, Config, Effect, Info, Limits, Listen, Log, Membership, Policy, Rates, Retention, Storage, Tls,
+};
 pub use template::{template, template_with};
 pub use tls::CertificateSource;
 

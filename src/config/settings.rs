@@ -6,6 +6,7 @@ use std::path::PathBuf;
 
 use super::address::{Address, AddressSource, Network};
 use super::hosts::{AddressesOrNone, Email, HostNames, OptionalFile};
+use super::log::{LogFormat, LogLevel};
 use super::rates::{KindRate, KindRates};
 use super::retention::{KindRange, KindRanges, OptionalFolder, RetentionRule, RetentionRules, protected_kinds};
 use super::rules::{
@@ -385,5 +386,16 @@ settings! {
         invites_per_member: u32 = 0, count(1..=1_000).or_zero("codes from administrators only");
         /// How long such a code is good for. It admits one person.
         invite_lifetime: u64 = 7 * 86_400, seconds(60..=315_360_000);
+    }
+
+    /// What the relay writes to its standard error. A line that would come again and again is left out after a while, and how often
+    /// is said instead.
+    log: Log {
+        /// How lines look: "text" for people, "journal" for systemd's journal, "json" for machines; "auto" is "journal" where that
+        /// reads them and "text" elsewhere.
+        format: LogFormat = LogFormat::Auto, Choice(&LogFormat::NAMES);
+        /// Which lines are written. Addresses of clients and what they send stand in none above "debug". `--verbose` is "debug", and
+        /// the variable RUST_LOG counts more than both.
+        level: LogLevel = LogLevel::Info, Choice(&LogLevel::NAMES);
     }
 }

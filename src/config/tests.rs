@@ -185,7 +185,7 @@ fn a_setting_outside_of_its_section_is_sent_home() {
     assert_eq!(
         problems("port = 80\n"),
         [
-            "relay.toml:1: the setting \"port\" stands outside of any section; the sections are [info], [listen], [tls], [rates], [storage], [retention], [backup], [limits], [policy], [membership]"
+            "relay.toml:1: the setting \"port\" stands outside of any section; the sections are [info], [listen], [tls], [rates], [storage], [retention], [backup], [limits], [policy], [membership], [log]"
         ]
     );
     assert_eq!(

@@ -152,10 +152,11 @@ pub(super) fn untold() -> u64 {
 /// Whoever set up the proxy should hear of this, but not with every connection.
 fn warn_once(caller: Caller, consequence: &str) {
     if UNTOLD.fetch_add(1, Ordering::Relaxed) == 0 {
-        let proxy = caller.map_or("a Unix socket".to_owned(), |address| address.to_string());
+        // Whom listen.trusted_proxies wrongly takes for a proxy is a client, whose address belongs in no warning.
+        tracing::debug!(?caller, "does not tell for whom it asks");
         tracing::warn!(
-            "the proxy at {proxy} does not tell the address of its client where listen.client_address_from says, {consequence}; \
-             have it do so, or correct the setting"
+            "one of listen.trusted_proxies does not tell the address of its client where listen.client_address_from says, \
+             {consequence}; have it do so, or correct the settings"
         );
     }
 }

@@ -48,10 +48,11 @@ impl OwnAddresses {
     /// Tells the operator, once, that clients use an address that the relay does not know for its own.
     fn tell(&self, url: &str) {
         if self.configured.is_empty() && RelayAddress::parse(url).is_some() && !self.told.swap(true, Relaxed) {
-            let url: String = url.chars().take(100).collect();
+            // What a stranger wrote is neither for the log nor for the configuration.
+            tracing::debug!(url = ?url.chars().take(100).collect::<String>(), "authenticates for another address");
             tracing::warn!(
-                "a client authenticates for {url:?}; if that is this relay, set info.url to it, for without it nobody can \
-                 authenticate there"
+                "a client authenticates for an address that this relay does not know for its own; when clients reach it under a name, \
+                 set info.url to that, for without it nobody can authenticate there"
             );
         }
     }

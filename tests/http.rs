@@ -8,6 +8,7 @@ use std::io::{ErrorKind, Read, Write};
 use std::net::TcpStream;
 use std::time::{Duration, Instant};
 
+use ratite::config::{Sources, load};
 use serde_json::{Value, json};
 
 use wire::{HANDSHAKE, Socket, TestRelay, eventually, http};
@@ -71,6 +72,54 @@ fn n11_18_landing_page_for_everyone_else() {
     assert_eq!((status, nothing.as_str()), (200, ""));
     let length = format!("\r\ncontent-length: {}", body.len());
     assert!(head_only.contains(&length) && head.contains(&length), "{head_only}");
+}
+
+#[test]
+fn own_pictures_are_served_and_told_of() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("icon");
+    std::fs::write(&path, b"GIF89a and so on").unwrap();
+    let environment =
+        [("ICON_FILE", path.to_str().unwrap()), ("BANNER_FILE", "/nowhere"), ("URL", "wss://r.example:8443/x")]
+            .map(|(name, value)| (format!("RATITE_INFO_{name}").into(), value.into()));
+    let sources = Sources { file: Some("/dev/null".into()), environment: environment.into(), ..Sources::default() };
+    let loaded = load(sources).unwrap();
+    assert_eq!(loaded.warnings.len(), 1, "{:?}", loaded.warnings);
+    assert!(
+        loaded.warnings[0].to_string().contains("info.banner_file: /nowhere cannot be read"),
+        "{}",
+        loaded.warnings[0]
+    );
+    let relay = TestRelay::with(|config| config.info = loaded.config.info);
+    let (status, head, body) = get(&relay, "GET /icon HTTP/1.1\r\nHost: h\r\n\r\n");
+    assert_eq!((status, body.as_str()), (200, "GIF89a and so on"));
+    assert!(
+        head.contains("\r\ncontent-type: image/gif") && head.contains("\r\nx-content-type-options: nosniff"),
+        "{head}"
+    );
+    assert_cors(&head);
+    assert_eq!(get(&relay, "GET /banner HTTP/1.1\r\nHost: h\r\n\r\n").0, 404);
+    let (_, _, document) = get(&relay, "GET / HTTP/1.1\r\nHost: h\r\nAccept: application/nostr+json\r\n\r\n");
+    assert!(
+        document.contains("\"icon\":\"https://r.example:8443/icon\"") && !document.contains("banner"),
+        "{document}"
+    );
+    let (_, _, page) = get(&relay, "GET / HTTP/1.1\r\nHost: h\r\n\r\n");
+    assert!(page.contains("<img src=\"/icon\"") && page.contains("rel=\"icon\" href=\"/icon\""), "{page}");
+    assert!(!page.contains("/banner"), "{page}");
+    assert_eq!(get(&TestRelay::start(), "GET /icon HTTP/1.1\r\nHost: h\r\n\r\n").0, 404);
+}
+
+#[test]
+fn the_page_shows_what_was_changed_while_the_relay_ran() {
+    let relay = TestRelay::start();
+    let page = || get(&relay, "GET / HTTP/1.1\r\nHost: h\r\n\r\n").2;
+    assert!(page().contains("<h1>ratite relay</h1>"));
+    for (method, text) in [("changerelayname", "new <name>"), ("changerelaydescription", "new words")] {
+        ratite::relay::admin::call(&relay.relay, method, &[json!(text)]).unwrap();
+    }
+    let page = page();
+    assert!(page.contains("<h1>new &lt;name&gt;</h1>") && page.contains("<p>new words</p>"), "{page}");
 }
 
 #[test]

@@ -20,6 +20,8 @@ pub struct Change {
 impl fmt::Display for Change {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.values {
+            // A file with other content.
+            Some((old, new)) if old == new => write!(f, "{}: {} was read again", self.name, cut(new))?,
             Some((old, new)) => write!(f, "{}: {} -> {}", self.name, cut(old), cut(new))?,
             None => write!(f, "{}: changed", self.name)?,
         }

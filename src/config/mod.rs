@@ -11,6 +11,7 @@
 //! | `rates` | rates by kind of event |
 //! | `retention` | how long events are kept |
 //! | `log` | how the log looks |
+//! | `picture` | pictures in files |
 //! | `tls` | names, files and addresses of TLS, and what of it belongs together |
 //! | `file` | settings from TOML |
 //! | `sources` | settings from everywhere, and the check of the whole |
@@ -26,6 +27,7 @@ mod file;
 pub(crate) mod fuzz;
 mod hosts;
 mod log;
+mod picture;
 mod problem;
 mod rates;
 mod retention;
@@ -45,6 +47,7 @@ use std::path::{Path, PathBuf};
 pub use address::{Address, AddressSource, Network};
 pub use change::{Change, Merged, merge};
 pub use log::{LogFormat, LogLevel};
+pub use picture::Picture;
 pub use problem::{ConfigError, Place, Problem};
 pub use rates::KindRate;
 pub use retention::{KindRange, RetentionRule, Tier, listed, owners};

@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use super::address::{Address, AddressSource, Network};
 use super::hosts::{AddressesOrNone, Email, HostNames, OptionalFile};
 use super::log::{LogFormat, LogLevel};
+use super::picture::{Picture, PictureFile};
 use super::rates::{KindRate, KindRates};
 use super::retention::{KindRange, KindRanges, OptionalFolder, RetentionRule, RetentionRules, protected_kinds};
 use super::rules::{
@@ -148,6 +149,11 @@ settings! {
         icon: String = String::new(), Url(&["https://", "http://"]), Now;
         /// Address of a wide picture.
         banner: String = String::new(), Url(&["https://", "http://"]), Now;
+        /// A square picture of your own, which the relay serves at /icon. Its page shows it, and when icon is not set, clients are told
+        /// that address. It is read together with the configuration.
+        icon_file: Option<Picture> = None, PictureFile, Now;
+        /// A wide picture of your own, in the same way at /banner.
+        banner_file: Option<Picture> = None, PictureFile, Now;
         /// Address of the terms of service.
         terms_of_service: String = String::new(), Url(&["https://", "http://"]), Now;
         /// Address of the privacy policy.

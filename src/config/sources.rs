@@ -4,6 +4,7 @@
 use std::collections::HashMap;
 use std::ffi::OsString;
 
+use super::picture::Picture;
 use super::problem::{Place, Problem, nearest};
 use super::rules::{Fault, Raw};
 use super::settings::{Config, SECTIONS, Section, Setting, variable};
@@ -96,6 +97,13 @@ impl Draft {
         }
         let place = |setting| self.places.get(&("tls", setting)).cloned().unwrap_or(Place::Default);
         tls::check(&self.config, place, &mut self.problems, &mut self.warnings);
+        let info = &self.config.info;
+        for (setting, picture) in [("icon_file", &info.icon_file), ("banner_file", &info.banner_file)] {
+            if let Some(fault) = picture.as_ref().and_then(Picture::fault) {
+                let warning = Problem::new(self.place("info", setting), format!("info.{setting}: {fault}"));
+                self.warnings.push(warning.help("the relay does without this picture"));
+            }
+        }
         let limits = &mut self.config.limits;
         if limits.default_limit > limits.max_limit {
             if self.places.contains_key(&("limits", "default_limit")) {

@@ -34,7 +34,7 @@ use super::redirect::{self, Redirect};
 use super::stream::hang_up;
 use super::tls::Tls;
 use super::visitor::Visitor;
-use crate::config::Config;
+use crate::config::{Config, Picture};
 use crate::relay::Relay;
 use crate::relay::policy::moderation::Lists;
 
@@ -58,7 +58,8 @@ pub(super) struct Site {
     /// What is managed; a site of its own serves what the configuration says.
     relay: Option<Relay>,
     manage: Option<Manage>,
-    landing: Landing,
+    /// The page in a browser, and the version of the lists it was made from.
+    landing: Mutex<(u64, Arc<Landing>)>,
     names: Option<Names>,
     /// Whether WebSockets may be compressed.
     compression: bool,
@@ -75,14 +76,14 @@ impl Site {
         insight: Arc<dyn Insight>,
         token: Token,
     ) -> Result<Site, Box<dyn std::error::Error + Send + Sync>> {
-        let landing = Landing::new(config);
+        let landing = Landing::new(config, &Lists::default());
         Ok(Site {
             config: config.clone(),
             document: Mutex::new((0, nip11::document(config, &Lists::default(), None)?.into())),
             relay: None,
             manage: None,
             content_security_policy: HeaderValue::from_str(&landing.content_security_policy)?,
-            landing,
+            landing: Mutex::new((u64::MAX, Arc::new(landing))),
             names: Names::new(config),
             compression: config.listen.compression,
             insight,
@@ -145,6 +146,7 @@ impl Site {
         let path = request.uri().path();
         let is_known = match path {
             "/" | "*" | "/health" | "/health/live" | "/health/ready" | LIVE => true,
+            nip11::ICON | nip11::BANNER => self.picture(path).is_some(),
             "/metrics" => self.token.is_set(),
             path => path == names::PATH && self.names.is_some(),
         };
@@ -181,6 +183,7 @@ impl Site {
             ("/metrics", _) if self.token.is_shown(request.headers()) => metrics_page(&*self.insight),
             ("/metrics", _) => unauthorized(),
             (LIVE, _) => live_page(&*self.insight),
+            (path @ (nip11::ICON | nip11::BANNER), _) => self.picture_page(path),
             (names::PATH, Some(names)) => known_names(names, request.uri().query()),
             _ if accepts_document(request.headers()) => {
                 let mut response = answer(StatusCode::OK, "application/nostr+json", self.document());
@@ -194,6 +197,36 @@ impl Site {
         }
     }
 
+    /// The operator's picture that is served at this path.
+    fn picture(&self, path: &str) -> Option<(&'static str, Bytes)> {
+        let info = &self.config.info;
+        let picture = if path == nip11::ICON { &info.icon_file } else { &info.banner_file };
+        picture.as_ref().and_then(Picture::content)
+    }
+
+    fn picture_page(&self, path: &str) -> Response<Full<Bytes>> {
+        let Some((media_type, bytes)) = self.picture(path) else {
+            return text(StatusCode::NOT_FOUND, "There is no such picture.\n");
+        };
+        let mut response = answer(StatusCode::OK, media_type, bytes);
+        let headers = response.headers_mut();
+        add_cors(headers);
+        headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("public, max-age=3600"));
+        headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+        response
+    }
+
+    /// The page of this moment but for its figures.
+    fn landing_page(&self) -> Arc<Landing> {
+        let mut landing = self.landing.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(lists) = self.relay.as_ref().map(Relay::lists)
+            && lists.version() != landing.0
+        {
+            *landing = (lists.version(), Arc::new(Landing::new(&self.config, &lists)));
+        }
+        Arc::clone(&landing.1)
+    }
+
     fn landing<B>(&self, request: &Request<B>) -> Response<Full<Bytes>> {
         let host = request
             .uri()
@@ -203,7 +236,7 @@ impl Site {
             .unwrap_or_default();
         let restricted = self.relay.as_ref().is_some_and(|relay| relay.lists().restrict_writes())
             || self.config.membership.enabled && self.config.membership.restrict_writes;
-        let html = self.landing.render(host, &self.insight.live(), restricted);
+        let html = self.landing_page().render(host, &self.insight.live(), restricted);
         let mut response = answer(StatusCode::OK, "text/html; charset=utf-8", html.into());
         let headers = response.headers_mut();
         add_cors(headers);

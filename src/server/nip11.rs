@@ -1,8 +1,10 @@
 //! The relay information document (NIP-11), made from what is switched on and from the limits in force.
 
+use std::borrow::Cow;
+
 use serde::Serialize;
 
-use crate::config::Config;
+use crate::config::{Config, Picture};
 use crate::nostr::PublicKey;
 use crate::relay::policy::moderation::Lists;
 
@@ -11,6 +13,10 @@ pub(super) const SOFTWARE: &str = "https://github.com/ratite/ratite";
 
 /// The version of this build.
 pub(super) const VERSION: &str = env!("CARGO_PKG_VERSION");
+
+/// Where the operator's pictures are served.
+pub(super) const ICON: &str = "/icon";
+pub(super) const BANNER: &str = "/banner";
 
 /// The NIPs that this relay acts on, as it is configured now.
 ///
@@ -94,8 +100,8 @@ pub(super) fn document(config: &Config, lists: &Lists, own: Option<PublicKey>) -
     serde_json::to_vec(&Document {
         name: lists.text("name").unwrap_or(&info.name),
         description: lists.text("description").unwrap_or(&info.description),
-        banner: &info.banner,
-        icon: lists.text("icon").unwrap_or(&info.icon),
+        banner: &picture(config, &info.banner, info.banner_file.as_ref(), BANNER),
+        icon: lists.text("icon").unwrap_or(&picture(config, &info.icon, info.icon_file.as_ref(), ICON)),
         pubkey: info.pubkey.map(|key| key.to_string()),
         own: own.map(|key| key.to_string()),
         contact: &info.contact,
@@ -120,6 +126,18 @@ pub(super) fn document(config: &Config, lists: &Lists, own: Option<PublicKey>) -
             created_at_upper_limit: switched_on(limits.created_at_upper_limit),
         },
     })
+}
+
+/// The address of a picture: the one that is configured, or that of the relay's own, which is known when its own address is.
+fn picture<'c>(config: &'c Config, configured: &'c str, own: Option<&Picture>, path: &str) -> Cow<'c, str> {
+    let has_own = configured.is_empty() && own.and_then(Picture::content).is_some();
+    match config.url().strip_prefix("ws").and_then(|rest| rest.split_once("://")) {
+        Some((s, rest)) if has_own => {
+            let host = rest.split(['/', '?', '#']).next().unwrap_or_default();
+            format!("http{s}://{host}{path}").into()
+        }
+        _ => configured.into(),
+    }
 }
 
 /// 0 means off.

@@ -5,16 +5,26 @@
 
 use sha2::{Digest, Sha256};
 
-use crate::config::Config;
+use crate::config::{Config, Picture};
 use crate::nostr::nip19;
 
 use super::insight::Live;
 use super::nip11;
 use crate::relay::MINUTES;
+use crate::relay::policy::moderation::Lists;
 
 const TEMPLATE: &str = include_str!("landing.html");
 const STYLE: &str = include_str!("style.css");
 const SCRIPT: &str = include_str!("script.js");
+
+/// The relay's pictures say nothing that the name beside them does not.
+const PICTURE: &str = "<img src=\"/icon\" width=\"64\" height=\"64\" alt=\"\">\n";
+const BANNER: &str = "<img class=\"banner\" src=\"/banner\" alt=\"\">\n";
+
+/// What stands in the browser's tab without a picture of the operator's.
+const FAVICON: &str = "data:image/svg+xml,%3Csvg xmlns='http://www.w3.org/2000/svg' viewBox='0 0 32 32'%3E%3Ccircle cx='16' cy='16' r='15' \
+    fill='%236b3fd4'/%3E%3Cpath d='M12 25V13a4 4 0 0 1 8 0c0 2-1 3-3 3l8 1-8 2v6' fill='none' stroke='%23fff' stroke-width='2.5' \
+    stroke-linecap='round' stroke-linejoin='round'/%3E%3C/svg%3E";
 
 /// The landing page, ready but for the address, which may depend on the request.
 pub(super) struct Landing {
@@ -28,11 +38,13 @@ pub(super) struct Landing {
 }
 
 impl Landing {
-    /// Builds the page from the configuration.
-    pub(super) fn new(config: &Config) -> Landing {
+    /// Builds the page from the configuration, and from what was changed while the relay ran, which counts more.
+    pub(super) fn new(config: &Config, lists: &Lists) -> Landing {
         let info = &config.info;
-        let description: String = info
-            .description
+        let name = escape(lists.text("name").unwrap_or(&info.name));
+        let description: String = lists
+            .text("description")
+            .unwrap_or(&info.description)
             .replace("\r\n", "\n")
             .split("\n\n")
             .map(str::trim)
@@ -42,13 +54,16 @@ impl Landing {
         let nips: Vec<String> = nip11::supported_nips(config, config.membership.enabled)
             .into_iter()
             .map(|nip| {
-                format!("<li><a href=\"https://github.com/nostr-protocol/nips/blob/master/{nip:02}.md\">{nip}</a></li>")
+                format!("<li><a href=\"https://github.com/nostr-protocol/nips/blob/master/{nip:02}.md\" aria-label=\"NIP-{nip:02}\">{nip}</a></li>")
             })
             .collect();
         let html = fill(
             TEMPLATE,
             &[
-                ("name", &escape(&info.name)),
+                ("name", &name),
+                ("favicon", if shows(&info.icon_file) { nip11::ICON } else { FAVICON }),
+                ("banner", if shows(&info.banner_file) { BANNER } else { "" }),
+                ("picture", if shows(&info.icon_file) { PICTURE } else { "" }),
                 ("description", description.trim_end()),
                 ("nips", &nips.join("\n")),
                 ("facts", &facts(config)),
@@ -63,7 +78,7 @@ impl Landing {
             rules: rules(config),
             address: escape(&config.url()),
             content_security_policy: format!(
-                "default-src 'none'; style-src '{}'; script-src '{}'; img-src data:; connect-src 'self'; base-uri 'none'; \
+                "default-src 'none'; style-src '{}'; script-src '{}'; img-src 'self' data:; connect-src 'self'; base-uri 'none'; \
                  form-action 'none'; frame-ancestors 'none'",
                 content_hash(STYLE),
                 content_hash(SCRIPT),
@@ -95,6 +110,11 @@ impl Landing {
             ],
         )
     }
+}
+
+/// Whether there is such a picture.
+fn shows(picture: &Option<Picture>) -> bool {
+    picture.as_ref().and_then(Picture::content).is_some()
 }
 
 /// What is allowed here, beside who may publish.
@@ -238,6 +258,10 @@ fn content_hash(content: &str) -> String {
 mod tests {
     use super::*;
 
+    fn page_of(config: &Config) -> Landing {
+        Landing::new(config, &Lists::default())
+    }
+
     #[test]
     fn configured_text_is_escaped_everywhere() {
         let mut config = Config::default();
@@ -246,7 +270,7 @@ mod tests {
         config.info.description = format!("{evil}\n\n{evil}\nsecond line");
         config.info.contact = format!("mailto:{evil}");
         config.info.terms_of_service = format!("javascript:{evil}");
-        let page = Landing::new(&config).render(&format!("host\"{evil}"), &Live::default(), false);
+        let page = page_of(&config).render(&format!("host\"{evil}"), &Live::default(), false);
         assert_eq!(page.matches("<script>").count(), 1, "only our own");
         assert!(!page.contains("onload=\""));
         assert!(!page.contains("href=\"javascript:"));
@@ -258,10 +282,10 @@ mod tests {
     #[test]
     fn the_address_is_the_configured_one_or_the_one_in_use() {
         let mut config = Config::default();
-        let page = Landing::new(&config).render("localhost:7777", &Live::default(), false);
+        let page = page_of(&config).render("localhost:7777", &Live::default(), false);
         assert!(page.contains("<code id=\"address\" data-derived>ws://localhost:7777</code>"));
         config.info.url = "wss://relay.example.org".into();
-        let page = Landing::new(&config).render("localhost:7777", &Live::default(), false);
+        let page = page_of(&config).render("localhost:7777", &Live::default(), false);
         assert!(page.contains("<code id=\"address\">wss://relay.example.org</code>"));
     }
 
@@ -270,9 +294,9 @@ mod tests {
         let mut config = Config::default();
         config.info.pubkey = crate::nostr::PublicKey::from_hex(&"ab".repeat(32));
         config.info.contact = "mailto:op@example.org".into();
-        let page = Landing::new(&config).render("h", &Live::default(), false);
-        assert!(page.contains("/nips/blob/master/01.md\">1</a>"));
-        assert!(page.contains("/nips/blob/master/62.md\">62</a>"));
+        let page = page_of(&config).render("h", &Live::default(), false);
+        assert!(page.contains("/nips/blob/master/01.md\" aria-label=\"NIP-01\">1</a>"));
+        assert!(page.contains("/nips/blob/master/62.md\" aria-label=\"NIP-62\">62</a>"));
         assert!(page.contains("<code>npub1"));
         assert!(page.contains("131,072 bytes"));
         assert!(page.contains("<a href=\"mailto:op@example.org\" rel=\"nofollow\">op@example.org</a>"));
@@ -280,7 +304,7 @@ mod tests {
 
     #[test]
     fn nothing_is_loaded_from_elsewhere() {
-        let landing = Landing::new(&Config::default());
+        let landing = page_of(&Config::default());
         let page = landing.render("h", &Live::default(), false);
         assert!(!page.contains(" src="));
         assert!(!page.contains("url("));
@@ -298,7 +322,7 @@ mod tests {
     #[test]
     fn figures_are_there_without_a_script() {
         let live = Live { events: 1_234_567, clients: 1_000, minutes: vec![0, 23, 46] };
-        let page = Landing::new(&Config::default()).render("h", &live, true);
+        let page = page_of(&Config::default()).render("h", &live, true);
         for part in [
             "<dd id=\"events\">1,234,567</dd>",
             "<dd id=\"clients\">1,000</dd>",

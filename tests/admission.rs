@@ -142,6 +142,24 @@ fn all_messages_count_but_a_close_is_always_done() {
 }
 
 #[test]
+fn an_auth_counts_as_the_event_that_it_is() {
+    let relay = strict(|config| config.rates.events = 2);
+    let mut socket = relay.connect();
+    let said: Vec<String> = (0..3)
+        .map(|n| {
+            let event = event(1, 22242, &format!("{n}"));
+            let mut message = b"[\"AUTH\",".to_vec();
+            event.write_json(&mut message);
+            message.push(b']');
+            socket.say(&String::from_utf8(message).unwrap());
+            reason(&socket.hears("OK", &event.id.to_string()), 3).to_owned()
+        })
+        .collect();
+    assert!(!said[1].starts_with("rate-limited:"), "{said:?}");
+    assert!(said[2].starts_with("rate-limited: more events from your address"), "{said:?}");
+}
+
+#[test]
 fn bytes_count() {
     let relay = strict(|config| config.rates.message_bytes = 140_000);
     let mut socket = relay.connect();

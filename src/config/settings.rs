@@ -240,7 +240,7 @@ settings! {
         messages: u32 = 6_000, count(1..=100_000_000).or_off(), Now;
         /// Bytes of messages from one address in a minute. At least limits.max_message_length.
         message_bytes: u64 = 64 * 1024 * 1024, bytes(4 * KIB..=64 * GIB).or_off(), Now;
-        /// Events from one address in a minute.
+        /// Events from one address in a minute, AUTH among them.
         events: u32 = 600, count(1..=100_000_000).or_off(), Now;
         /// Questions (REQ) from one address in a minute. Clients begin with 20 to 50.
         reqs: u32 = 1_200, count(1..=100_000_000).or_off(), Now;

@@ -128,13 +128,14 @@ impl Subscription {
         let mut state = lock(&self.state);
         match &mut *state {
             State::Live { from } => {
-                self.send_live(events.iter().filter(|event| event.seq.is_none_or(|seq| seq >= *from)))
+                let from = *from;
+                self.send_live(events, |event| event.seq.is_none_or(|seq| seq >= from))
             }
             State::Scanning { .. } => {
                 events.iter().for_each(|event| self.keep(&mut state, event));
                 0
             }
-            State::Behind => self.send_live(events.iter().filter(|event| event.seq.is_none())),
+            State::Behind => self.send_live(events, |event| event.seq.is_none()),
             State::Closed => 0,
         }
     }
@@ -179,8 +180,14 @@ impl Subscription {
         0
     }
 
-    fn send_live<'e>(&self, events: impl Iterator<Item = &'e &'e Arc<LiveEvent>>) -> u64 {
-        let texts: Vec<&LiveText> = events.filter_map(|event| event.text()).collect();
+    fn send_live(&self, events: &[&Arc<LiveEvent>], wanted: impl Fn(&LiveEvent) -> bool) -> u64 {
+        // Most often it is one, which needs no list.
+        if let [event] = events {
+            let Some(text) = event.text().filter(|_| wanted(event)) else { return 0 };
+            self.sink.send_live(&self.prefix, &[text]);
+            return 1;
+        }
+        let texts: Vec<&LiveText> = events.iter().filter(|event| wanted(event)).filter_map(|event| event.text()).collect();
         if !texts.is_empty() {
             self.sink.send_live(&self.prefix, &texts);
         }

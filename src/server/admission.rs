@@ -35,7 +35,7 @@ pub enum Resource {
     Messages,
     /// Bytes of messages.
     Bytes,
-    /// EVENT.
+    /// EVENT, and AUTH.
     Events,
     /// REQ.
     Reqs,

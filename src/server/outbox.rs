@@ -233,8 +233,14 @@ impl Outbox {
         cx: &mut Context<'_>,
         progress: &mut dyn FnMut(),
     ) -> Poll<std::io::Result<()>> {
+        let mut written = 0;
         loop {
-            if batch.is_empty() && !batch.refill(&mut self.lock().queue) {
+            let full = {
+                let mut state = self.lock();
+                state.bytes -= written;
+                !batch.is_empty() || batch.refill(&mut state.queue)
+            };
+            if !full {
                 // TLS may hold back some of it still.
                 ready!(Pin::new(&mut *io).poll_flush(cx))?;
                 progress();
@@ -242,7 +248,7 @@ impl Outbox {
             }
             let mut slices = [IoSlice::new(&[]); MAX_SLICES];
             let count = batch.slices(&mut slices);
-            let written = match &slices[..count] {
+            written = match &slices[..count] {
                 // The shorter way through the kernel.
                 [one] => ready!(Pin::new(&mut *io).poll_write(cx, one))?,
                 several => ready!(Pin::new(&mut *io).poll_write_vectored(cx, several))?,
@@ -252,7 +258,6 @@ impl Outbox {
             }
             progress();
             batch.advance(written);
-            self.lock().bytes -= written;
         }
     }
 

@@ -510,10 +510,11 @@ fn answer_to(rejected: &Rejected) -> Verb {
 /// What a message is counted as, beside a message.
 fn resource(message: &ClientMessage) -> Option<Resource> {
     match message {
-        ClientMessage::Event(_) => Some(Resource::Events),
+        // AUTH is an event too: checking it costs a signature.
+        ClientMessage::Event(_) | ClientMessage::Auth(_) => Some(Resource::Events),
         ClientMessage::Req { .. } => Some(Resource::Reqs),
         ClientMessage::Count { .. } => Some(Resource::Counts),
-        ClientMessage::Close(_) | ClientMessage::Auth(_) => None,
+        ClientMessage::Close(_) => None,
     }
 }
 

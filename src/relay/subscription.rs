@@ -187,7 +187,8 @@ impl Subscription {
             self.sink.send_live(&self.prefix, &[text]);
             return 1;
         }
-        let texts: Vec<&LiveText> = events.iter().filter(|event| wanted(event)).filter_map(|event| event.text()).collect();
+        let texts: Vec<&LiveText> =
+            events.iter().filter(|event| wanted(event)).filter_map(|event| event.text()).collect();
         if !texts.is_empty() {
             self.sink.send_live(&self.prefix, &texts);
         }

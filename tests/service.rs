@@ -90,6 +90,38 @@ fn the_manager_is_told_of_the_beginning_and_the_end() {
 }
 
 #[test]
+fn the_manager_is_told_when_the_configuration_is_read_again() {
+    let data = tempfile::tempdir().unwrap();
+    let file = data.path().join("ratite.toml");
+    std::fs::write(&file, "").unwrap();
+    let manager = Manager::in_folder(data.path());
+    let relay = RelayProcess::with(data.path(), |command| report_to(command, "notify", None));
+    assert!(manager.hear().starts_with("READY=1\n"));
+    let clock = || {
+        let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
+        now.tv_sec as u64 * 1_000_000 + now.tv_nsec as u64 / 1_000
+    };
+    let began = clock();
+    for (config, status) in
+        [("[limits]\nmax_limit = 100\n", "was read again"), ("[limits]\nmax_limit = 0\n", "the old one stays in force")]
+    {
+        std::fs::write(&file, config).unwrap();
+        relay.signal("HUP");
+        // Should the change of the file be seen before the signal is, there are two rounds.
+        loop {
+            let reloading = manager.hear();
+            let time = reloading.strip_prefix("RELOADING=1\nMONOTONIC_USEC=").unwrap().split('\n').next().unwrap();
+            assert!((began..=clock()).contains(&time.parse::<u64>().unwrap()), "{reloading}");
+            let ready = manager.hear();
+            assert!(ready.starts_with("READY=1\nSTATUS="), "{ready}");
+            if ready.ends_with(status) {
+                break;
+            }
+        }
+    }
+}
+
+#[test]
 fn a_manager_without_a_file_is_found_as_well() {
     let data = tempfile::tempdir().unwrap();
     let name = format!("ratite-test-{}", std::process::id());

@@ -115,6 +115,7 @@ mod tests {
     #[test]
     fn the_unit_calls_the_program_by_the_name_that_is_replaced() {
         assert!(UNIT.contains(&format!("ExecStart={PACKAGED} --config /etc/ratite/ratite.toml\n")));
+        assert!(UNIT.contains(&format!("ExecReload={PACKAGED} ")));
         assert!(UNIT.contains("StateDirectory=ratite\n") && DATA.ends_with("/ratite"));
     }
 }

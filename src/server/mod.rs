@@ -197,7 +197,7 @@ pub fn run(
         let store = Store::open(&config.storage.path, config.storage.map_size)?;
         let relay = Relay::start(store, settings)?;
         let mut server = Server::serve(relay.clone(), &config, listeners, monitors)?;
-        let reload = server.watch(source, hangup);
+        let reload = server.watch(source, hangup, Arc::clone(&service));
         let mut place = Place::take(&config.storage.path, &server.listening().all())
             .inspect_err(|error| tracing::warn!("no other relay can take over from this one: no lock file: {error}"))
             .ok();
@@ -427,8 +427,8 @@ impl Server {
     }
 
     /// Reads the configuration again when there is an occasion: a word through what is returned, or through `hangup`, or a change of
-    /// the file.
-    fn watch(&self, source: Source, hangup: mpsc::Receiver<()>) -> AskReload {
+    /// the file. The service manager is told.
+    fn watch(&self, source: Source, hangup: mpsc::Receiver<()>, service: Arc<Service>) -> AskReload {
         let (ask, asked) = mpsc::channel(4);
         let (shared, vitals) = (Arc::clone(&self.shared), Arc::clone(&self.vitals));
         let running = Running {
@@ -438,7 +438,7 @@ impl Server {
             memory: Arc::clone(&self.memory),
         };
         let config = (*self.shared.config.load()).clone();
-        tokio::spawn(reload::run(source, config, running, vitals, asked, hangup));
+        tokio::spawn(reload::run(source, config, running, (vitals, service), asked, hangup));
         ask
     }
 

@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, sleep_until};
 
+use super::service::Service;
 use super::vitals::Vitals;
 use crate::config::{Config, ConfigError, Effect, Loaded, merge};
 
@@ -65,12 +66,12 @@ pub(super) async fn run(
     source: Source,
     config: Config,
     server: impl Apply,
-    vitals: Arc<Vitals>,
+    (vitals, service): (Arc<Vitals>, Arc<Service>),
     mut asked: Asked,
     mut hangup: mpsc::Receiver<()>,
 ) {
     let Source { load, file: mut watched } = source;
-    let mut reloader = Reloader { config, server, vitals, from_file: watched.content.is_some() };
+    let mut reloader = Reloader { config, server, vitals, service, from_file: watched.content.is_some() };
     let mut look_at = Instant::now() + LOOK;
     loop {
         tokio::select! {
@@ -102,12 +103,23 @@ struct Reloader<S> {
     config: Config,
     server: S,
     vitals: Arc<Vitals>,
+    service: Arc<Service>,
     /// Whether there was a file the last time.
     from_file: bool,
 }
 
 impl<S: Apply> Reloader<S> {
     async fn reload(&mut self, load: &Arc<Load>, why: &str) -> Reloaded {
+        self.service.reloading();
+        let reloaded = self.read_again(load, why).await;
+        self.service.ready(match reloaded.problems.is_empty() {
+            true => "the configuration was read again",
+            false => "the new configuration cannot be used; the old one stays in force",
+        });
+        reloaded
+    }
+
+    async fn read_again(&mut self, load: &Arc<Load>, why: &str) -> Reloaded {
         let load = Arc::clone(load);
         // It reads files.
         let loaded = tokio::task::spawn_blocking(move || load()).await;

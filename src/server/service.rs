@@ -7,6 +7,7 @@ use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
 use std::time::Duration;
 
+use rustix::time::{ClockId, Timespec, clock_gettime};
 use tokio::time::sleep;
 
 use crate::relay::Relay;
@@ -47,6 +48,14 @@ impl Service {
         if let Err(error) = socket.send_to_addr(words.as_bytes(), address) {
             tracing::debug!(%error, "the service manager was not told");
         }
+    }
+
+    /// The relay begins to read its configuration again; [`Service::ready`] says when it has. The time tells the manager that this is
+    /// not about an earlier one (`Type=notify-reload`).
+    pub(super) fn reloading(&self) {
+        let Timespec { tv_sec, tv_nsec } = clock_gettime(ClockId::Monotonic);
+        let microseconds = i128::from(tv_sec) * 1_000_000 + i128::from(tv_nsec) / 1_000;
+        self.tell(&format!("RELOADING=1\nMONOTONIC_USEC={microseconds}\nSTATUS=reading the configuration again"));
     }
 
     /// The relay serves, after its start or after it has read its configuration again.

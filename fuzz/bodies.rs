@@ -9,6 +9,7 @@ use std::ops::ControlFlow;
 
 use serde_json::Value;
 
+pub use crate::cli::fuzz::sqlite;
 pub use crate::config::fuzz::config;
 use crate::nostr::message::{write_closed, write_event, write_event_prefix};
 use crate::nostr::{ClientMessage, Event, EventFields, EventId, Filter, Kind, PublicKey, Rejected, Signature};
@@ -299,6 +300,11 @@ mod tests {
     #[test]
     fn headers() {
         run("header", super::header);
+    }
+
+    #[test]
+    fn databases() {
+        run("sqlite", super::sqlite);
     }
 
     #[test]

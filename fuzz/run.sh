@@ -11,7 +11,7 @@ cd "$(dirname "$0")/.."
 seconds=${1:-60}
 targets=("${@:2}")
 if [ ${#targets[@]} = 0 ]; then
-    targets=(message event filter record frame header config)
+    targets=(message event filter record frame header config sqlite)
 fi
 
 if ! rustup toolchain list 2>/dev/null | grep -q '^nightly'; then

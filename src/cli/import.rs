@@ -5,8 +5,7 @@
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 use clap::Args;
@@ -18,9 +17,10 @@ use serde_json::value::RawValue;
 use super::disk::free_bytes;
 use super::failure::{CLEAN, FAILED, Failure, LEFT_OUT, Outcome, complain, things};
 use super::globals::Globals;
-use super::input::{self, Chunk, Line, Lines, MAX_LINE_BYTES, Next, Source};
+use super::input::{self, Chunk, Gauges, Line, Lines, MAX_LINE_BYTES, Next, Source};
 use super::output::{self, Output};
 use super::progress::Progress;
+use super::resume::{self, Reading};
 use super::signals::Stop;
 use super::text;
 use crate::config::Backup;
@@ -39,14 +39,16 @@ const SHOWN: u64 = 10;
 #[command(
     long_about = "Bring events into the database.\n\n\
         Reads JSONL: one event in each line, as `ratite export`, strfry and most other relays write it; also a JSON list of events, \
-        and messages such as [\"EVENT\",{...}]. Ids and signatures are \
-        checked on all cores. A bad line is counted and never stops the run. The relay may be running: it delivers the new events to \
-        its clients at once. Running an import again, also after it was stopped, does no harm: what is there already is \
-        passed over.",
+        messages such as [\"EVENT\",{...}], and the SQLite database of nostr-rs-relay, of which that relay must be stopped. Ids and \
+        signatures are checked on all cores. A bad line is counted and never stops the run. The relay may be running: it delivers the \
+        new events to its clients at once.\n\n\
+        An import of files that was stopped, or killed, goes on where it was when it is run again. Otherwise running an import again \
+        does no harm: what is there already is passed over.",
     after_help = "\
 Examples:
   ratite import events.jsonl
   ratite import backup-*.jsonl.zst --rejects refused.jsonl
+  ratite import nostr.db               the database of nostr-rs-relay
   strfry export | ratite import
 
 Exit codes: 0 everything is in, 2 some lines were refused, 1 the import failed or was stopped, or a file could not be read
@@ -56,12 +58,15 @@ to its end (the files after it are read all the same).
 and event, the text of the line: `jq -r .event refused.jsonl` brings the lines back."
 )]
 pub(super) struct ImportArgs {
-    /// Files to read: JSONL, also compressed with gzip or Zstandard; - or nothing for standard input
+    /// Files to read: JSONL, also compressed with gzip or Zstandard, or an SQLite database; - or nothing for standard input
     #[arg(value_name = "FILE")]
     files: Vec<PathBuf>,
     /// Trust the source: check neither ids nor signatures. Only for dumps of your own relay
     #[arg(long)]
     no_verify: bool,
+    /// Read files from their beginning, also where an import of them was stopped
+    #[arg(long)]
+    from_start: bool,
     /// Write the refused lines and the reasons to this file; it is replaced if it exists
     #[arg(long, value_name = "FILE")]
     rejects: Option<PathBuf>,
@@ -75,6 +80,8 @@ pub(super) struct ImportArgs {
 struct Summary {
     /// Lines that were not blank.
     read: u64,
+    /// Lines that an import had read before it was stopped, and this one did not read again.
+    read_before: u64,
     /// Stored now.
     new: u64,
     /// Stored before.
@@ -87,6 +94,8 @@ struct Summary {
     expired: u64,
     /// Passed over because their kind is never stored.
     ephemeral: u64,
+    /// Kept hidden by the other relay, because they were deleted there.
+    hidden: u64,
     /// Malformed, forged or against a rule.
     refused: u64,
     /// Whether the import was stopped or failed before its end.
@@ -97,6 +106,9 @@ impl Summary {
     fn text(&self, seconds: f64) -> String {
         let mut text = String::new();
         let mut row = |name: &str, count: u64| text.push_str(&format!("{name:<16}{:>14}\n", text::number(count)));
+        if self.read_before > 0 {
+            row("read before", self.read_before);
+        }
         row("read", self.read);
         row("new", self.new);
         row("already there", self.already_there);
@@ -108,6 +120,9 @@ impl Summary {
         }
         if self.ephemeral > 0 {
             row("ephemeral", self.ephemeral);
+        }
+        if self.hidden > 0 {
+            row("hidden", self.hidden);
         }
         row("refused", self.refused);
         let speed = (self.read as f64 / seconds.max(0.001)) as u64;
@@ -121,6 +136,10 @@ pub(super) fn run(args: &ImportArgs, globals: &Globals) -> Outcome {
     let sources = input::sources(&args.files)?;
     let rejects = Rejects::open(args.rejects.as_deref(), &sources)?;
     let store = Store::open(&config.storage.path, config.storage.map_size)?;
+    let readings = match args.from_start {
+        true => resume::begin_anew(&store, sources)?,
+        false => resume::look_up(&store, sources, args.rejects.is_some())?,
+    };
     let data = &config.storage.path;
     let roomy = free_bytes(data).is_none_or(|free| free >= ROOM);
     let alone = roomy && neighbours(data).is_ok_and(|relays| relays.is_empty());
@@ -128,23 +147,32 @@ pub(super) fn run(args: &ImportArgs, globals: &Globals) -> Outcome {
     let mut settings = Settings { alone, ..Settings::from_config(&config) };
     settings.retention.config.rules.clear();
     settings.backup = Backup::default();
-    let relay = Relay::start(store, settings)?;
+    let relay = Relay::start(store.clone(), settings)?;
 
     let stop = Stop::on_signals();
     let started = Instant::now();
     let mut import = Import {
         bulk: relay.bulk(args.no_verify),
-        names: sources.iter().map(Source::name).collect(),
-        summary: Summary::default(),
+        summary: Summary {
+            read_before: readings.iter().map(|reading| reading.from.number - 1).sum(),
+            ..Summary::default()
+        },
+        refused_before: readings.iter().map(|reading| reading.refused).sum(),
+        readings,
         rejects,
         faults: Vec::new(),
     };
-    let result = import.read_all(sources, &stop);
+    let result = import.read_all(&stop);
     // What was handed over is on its way to the disk in any case: it belongs to the summary.
     let result = import.settle().and(result);
-    let Import { mut summary, rejects, faults, bulk, .. } = import;
+    let Import { mut summary, rejects, faults, bulk, readings, refused_before } = import;
     drop(bulk);
     relay.shutdown();
+    // What came to its end is not gone on with.
+    let result = match result {
+        Ok(true) => resume::forget(&store, &readings).map(|()| true),
+        other => other,
+    };
     summary.complete = matches!(result, Ok(true)) && faults.is_empty();
     let rejects = rejects.finish();
     if args.json {
@@ -161,17 +189,24 @@ pub(super) fn run(args: &ImportArgs, globals: &Globals) -> Outcome {
     match result {
         Err(failure) => Err(failure),
         Ok(false) => {
-            Err(Failure::new("the import was stopped", "Run it again to continue; what is in is passed over."))
+            let next = match readings.iter().all(|reading| reading.key.is_some()) {
+                true => "Run it again to go on from there.",
+                false => "Run it again to continue; what is in is passed over.",
+            };
+            Err(Failure::new("the import was stopped", next))
         }
         Ok(true) if faulty => Ok(ExitCode::from(FAILED)),
-        Ok(true) if summary.refused > 0 => Ok(ExitCode::from(LEFT_OUT)),
+        Ok(true) if summary.refused + refused_before > 0 => Ok(ExitCode::from(LEFT_OUT)),
         Ok(true) => Ok(CLEAN),
     }
 }
 
 struct Import {
     bulk: Bulk,
-    names: Vec<String>,
+    /// The sources, by their numbers in [`Line::source`].
+    readings: Vec<Reading>,
+    /// Lines that earlier imports refused, which this one goes on with.
+    refused_before: u64,
     summary: Summary,
     rejects: Rejects,
     /// Why sources could not be read to their end.
@@ -180,25 +215,35 @@ struct Import {
 
 impl Import {
     /// Reads everything. False when the user wanted to stop.
-    fn read_all(&mut self, sources: Vec<Source>, stop: &Stop) -> Result<bool, Failure> {
+    fn read_all(&mut self, stop: &Stop) -> Result<bool, Failure> {
+        let unread: Vec<usize> = (0..self.readings.len()).filter(|n| !self.readings[*n].from.is_end).collect();
+        let sources: Vec<Source> = unread.iter().map(|n| self.readings[*n].source.clone()).collect();
+        let positions = unread.iter().map(|n| self.readings[*n].from);
         // Where somebody types, a line that redraws itself would be in the way.
         let shown = !input::from_terminal(&sources);
         let mut progress = shown.then(|| Progress::new("events", input::total_bytes(&sources)));
-        let ReadAhead { chunks, consumed, spent } = read_ahead(Lines::read(sources));
+        let ReadAhead { chunks, gauges, spent } = read_ahead(Lines::read(sources.into_iter().zip(positions).collect()));
         while !stop.requested() {
             // The other side ends only after its last word.
             match chunks.recv().unwrap_or(Ok(Next::End)) {
-                Ok(Next::Chunk(chunk)) => {
+                Ok(Next::Chunk(mut chunk)) => {
+                    // Its numbers are those of the sources that are read.
+                    chunk.lines.iter_mut().for_each(|line| line.source = unread[line.source]);
+                    chunk.positions.iter_mut().for_each(|(source, _)| *source = unread[*source]);
                     self.push(&chunk)?;
                     let _ = spent.try_send(chunk.text);
                 }
                 Ok(Next::Waiting) => self.settle()?,
-                Ok(Next::End) => return Ok(true),
+                Ok(Next::End) => {
+                    self.summary.hidden = gauges.hidden.load(Ordering::Relaxed);
+                    return Ok(true);
+                }
                 // The sources behind a faulty one are as good as they were.
                 Err(fault) => self.faults.push(fault),
             }
+            self.summary.hidden = gauges.hidden.load(Ordering::Relaxed);
             if let Some(progress) = &mut progress {
-                progress.at(consumed.load(Ordering::Relaxed), self.summary.read);
+                progress.at(gauges.consumed.load(Ordering::Relaxed), self.summary.read);
             }
         }
         Ok(false)
@@ -224,7 +269,15 @@ impl Import {
                 Err(reason) => refused.push((place, reason)),
             }
         }
-        for (text, outcome) in self.bulk.push(&texts) {
+        let readings = &mut self.readings;
+        refused.iter().for_each(|(place, _)| readings[chunk.lines[*place].source].refused += 1);
+        let mark = |settled: &[(usize, relay::Outcome)]| {
+            for (text, _) in settled.iter().filter(|(_, outcome)| is_refusal(outcome)) {
+                readings[chunk.lines[places[*text]].source].refused += 1;
+            }
+            chunk.positions.iter().filter_map(|(source, position)| readings[*source].note(*position)).collect()
+        };
+        for (text, outcome) in self.bulk.push_marked(&texts, mark) {
             match outcome {
                 relay::Outcome::Refused(reason) if !has_expired(&reason) => refused.push((places[text], reason)),
                 other => self.count(other)?,
@@ -234,7 +287,12 @@ impl Import {
         for (place, reason) in refused {
             self.summary.refused += 1;
             let line = &chunk.lines[place];
-            self.rejects.add(&self.names[line.source], line.number, &reason, &chunk.text[line.range.clone()])?;
+            self.rejects.add(
+                &self.readings[line.source].name,
+                line.number,
+                &reason,
+                &chunk.text[line.range.clone()],
+            )?;
         }
         let outcomes = self.bulk.outcomes();
         self.count_all(outcomes)
@@ -278,6 +336,10 @@ impl Import {
     }
 }
 
+fn is_refusal(outcome: &relay::Outcome) -> bool {
+    matches!(outcome, relay::Outcome::Refused(reason) if !has_expired(reason))
+}
+
 fn has_expired(reason: &str) -> bool {
     reason.ends_with("has expired")
 }
@@ -285,14 +347,13 @@ fn has_expired(reason: &str) -> bool {
 /// Chunks that are read on a thread of their own, one ahead of those who work on them.
 struct ReadAhead {
     chunks: Receiver<Result<Next, Failure>>,
-    /// Bytes read so far, before unpacking.
-    consumed: Arc<AtomicU64>,
+    gauges: Gauges,
     /// Where the texts of chunks go that are done with.
     spent: Sender<Vec<u8>>,
 }
 
 fn read_ahead(mut lines: Lines) -> ReadAhead {
-    let consumed = lines.consumed();
+    let gauges = lines.gauges();
     let (sender, chunks) = crossbeam_channel::bounded(1);
     let (spent, texts) = crossbeam_channel::bounded(2);
     // Nobody waits for this thread either, see `Lines::read`.
@@ -306,7 +367,7 @@ fn read_ahead(mut lines: Lines) -> ReadAhead {
             }
         }
     });
-    ReadAhead { chunks, consumed, spent }
+    ReadAhead { chunks, gauges, spent }
 }
 
 /// The event in a line: the line itself, or what a message carries, `["EVENT",{…}]` of a client or `["EVENT","sub",{…}]` of a relay.

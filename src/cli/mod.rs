@@ -8,6 +8,7 @@
 //! | `failure` | how a command fails: exit codes, and what the user is told |
 //! | `filters` `time` | filters and times as arguments |
 //! | `input` `output` | lines in and out, compressed or not |
+//! | `resume` | where an import goes on that was stopped |
 //! | `walk` | stored events in slices |
 //! | `disk` | room on disks |
 //! | `probe` `install` | names, addresses and ports of this machine; the service |
@@ -25,6 +26,9 @@ mod drain;
 mod export;
 mod failure;
 mod filters;
+#[cfg(any(test, fuzzing))]
+#[path = "../../fuzz/imports.rs"]
+pub(crate) mod fuzz;
 mod globals;
 mod import;
 mod info;
@@ -40,6 +44,7 @@ mod prune;
 mod relay;
 mod reload;
 mod restart;
+mod resume;
 mod scan;
 mod setup;
 mod signals;

@@ -3,7 +3,7 @@
 //! Events are parsed, verified and prepared on all cores while the writer works on what came before. Limits that protect the
 //! relay from strangers do not apply here: dumps come in whole.
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
@@ -14,7 +14,7 @@ use rayon::prelude::*;
 use super::queue::{Batch, Ticket, ToWriter};
 use super::{Core, Outcome, limits};
 use crate::nostr::Event;
-use crate::store::Prepared;
+use crate::store::{Bookmark, BookmarkKey, Prepared};
 
 /// How often it is looked whether the database has come below its ceiling.
 const LOWERED: Duration = Duration::from_millis(10);
@@ -33,17 +33,59 @@ pub struct Bulk {
     ticket: Sender<()>,
     tickets: Receiver<()>,
     unsettled: VecDeque<Receiver<Vec<Outcome>>>,
+    bookmarks: Bookmarks,
+}
+
+/// Bookmarks on their way to the writer.
+#[derive(Default)]
+struct Bookmarks {
+    /// Those that wait for events to go with.
+    waiting: HashMap<BookmarkKey, Vec<u8>>,
+    /// Pushes without an event to store, since when they wait.
+    pushes: usize,
+    /// The last that went to the writer.
+    sent: HashMap<BookmarkKey, Option<Vec<u8>>>,
+    /// Something could not even be looked at: nothing behind it may be bookmarked.
+    is_broken: bool,
+}
+
+/// After so many pushes without an event to store, bookmarks go alone.
+const ALONE: usize = 16;
+
+impl Bookmarks {
+    /// Those that go with the next batch.
+    fn take(&mut self, core: &Core) -> Vec<Bookmark> {
+        self.pushes = 0;
+        let mut bookmarks = Vec::with_capacity(self.waiting.len());
+        for (key, place) in self.waiting.drain() {
+            // One that cannot be read is not followed: it stays.
+            let sent = self.sent.entry(key).or_insert_with(|| core.store.bookmark(&key).unwrap_or_default());
+            bookmarks.push(Bookmark { key, place: place.clone(), after: sent.replace(place) });
+        }
+        bookmarks
+    }
 }
 
 impl Bulk {
     pub(super) fn new(core: Arc<Core>, trusted: bool) -> Bulk {
         let (ticket, tickets) = crossbeam_channel::bounded(WAITING);
-        Bulk { core, trusted, ticket, tickets, unsettled: VecDeque::new() }
+        Bulk { core, trusted, ticket, tickets, unsettled: VecDeque::new(), bookmarks: Bookmarks::default() }
     }
 
     /// Takes events as JSON texts; blocks while the writer is behind. Returns the place and outcome of each that goes no further; of
     /// the others [`Bulk::outcomes`] will tell.
     pub fn push(&mut self, texts: &[&[u8]]) -> Vec<(usize, Outcome)> {
+        self.push_marked(texts, |_| Vec::new())
+    }
+
+    /// As [`Bulk::push`]; `mark` is given what is returned, and says which places are reached with these events, see [`Bookmark`]. Each is
+    /// noted in the transaction that stores the last of them, or soon after when none of them is to be stored, and never before
+    /// everything that was pushed earlier is stored too.
+    pub fn push_marked(
+        &mut self,
+        texts: &[&[u8]],
+        mark: impl FnOnce(&[(usize, Outcome)]) -> Vec<(BookmarkKey, Vec<u8>)>,
+    ) -> Vec<(usize, Outcome)> {
         let core = &self.core;
         // Old events make room for these.
         while core.ceiling.is_being_lowered() && !core.closed.load(Relaxed) {
@@ -62,12 +104,19 @@ impl Bulk {
                 Err(outcome) => settled.push((place, outcome)),
             }
         }
-        if !batch.is_empty() {
+        self.bookmarks.is_broken |= settled.iter().any(|(_, outcome)| matches!(outcome, Outcome::Failed(_)));
+        if !self.bookmarks.is_broken {
+            self.bookmarks.waiting.extend(mark(&settled));
+        }
+        self.bookmarks.pushes += 1;
+        let alone = self.bookmarks.pushes >= ALONE && !self.bookmarks.waiting.is_empty();
+        if !batch.is_empty() || alone {
+            let bookmarks = self.bookmarks.take(core);
             let (done, outcomes) = crossbeam_channel::bounded(1);
             // Both ends of the channel are here: sending waits for room, it does not fail.
             let _ = self.ticket.send(());
             let ticket = Some(Ticket(self.tickets.clone()));
-            let _ = self.core.writer.send(ToWriter::Batch { batch, done, ticket });
+            let _ = self.core.writer.send(ToWriter::Batch { batch, bookmarks, done, ticket });
             self.unsettled.push_back(outcomes);
         }
         settled

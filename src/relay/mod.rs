@@ -413,7 +413,7 @@ impl Relay {
     pub fn ingest(&self, events: Vec<Event>, trusted: bool) -> Receiver<Vec<Outcome>> {
         let (done, outcomes) = crossbeam_channel::bounded(1);
         let batch = bulk::prepare_all(&self.core, events, trusted);
-        let _ = self.core.writer.send(ToWriter::Batch { batch, done, ticket: None });
+        let _ = self.core.writer.send(ToWriter::Batch { batch, bookmarks: Vec::new(), done, ticket: None });
         outcomes
     }
 

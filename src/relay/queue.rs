@@ -7,7 +7,7 @@ use crossbeam_channel::{Receiver, Sender};
 use super::Admission;
 use super::outcome::{Outcome, Reply};
 use crate::nostr::{Event, EventId, PublicKey};
-use crate::store::{Change, Prepared, Seq, StoreError};
+use crate::store::{Bookmark, Change, Prepared, Seq, StoreError};
 
 /// A published event.
 pub(super) struct Published {
@@ -81,6 +81,8 @@ pub(super) enum ToWriter {
     /// A batch of the bulk door. With a ticket more of them follow, and the writer may wait for those before it commits.
     Batch {
         batch: Batch,
+        /// To be set in the transaction that holds the last of the batch.
+        bookmarks: Vec<Bookmark>,
         done: Done,
         ticket: Option<Ticket>,
     },

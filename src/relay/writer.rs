@@ -14,7 +14,7 @@ use super::queue::{Batch, Done, Storable, ToWriter};
 use super::trouble::Say;
 use super::{Core, limits, live, membership, retention};
 use crate::nostr::{EventFields, EventId, Kind};
-use crate::store::{self, Applied, Prepared, StoreError};
+use crate::store::{self, Applied, Bookmark, Prepared, StoreError};
 
 /// What one transaction takes at most from the queue.
 const MAX_EVENTS: usize = 1000;
@@ -138,9 +138,9 @@ fn bulk(core: &Core, first: ToWriter, queue: &Receiver<ToWriter>) -> Option<ToWr
     let mut next = Some(first);
     let left_over = loop {
         match next {
-            Some(ToWriter::Batch { batch, done, ticket }) => {
+            Some(ToWriter::Batch { batch, bookmarks, done, ticket }) => {
                 bytes += batch.iter().flatten().map(Prepared::weight).sum::<usize>();
-                load.waiting.push((batch, done));
+                load.waiting.push((batch, bookmarks, done));
                 if empty {
                     load.apply(core);
                 }
@@ -166,7 +166,7 @@ fn bulk(core: &Core, first: ToWriter, queue: &Receiver<ToWriter>) -> Option<ToWr
 /// Batches of the bulk door on their way into a transaction, or into a few when they replace much of what is stored.
 #[derive(Default)]
 struct Load<'c> {
-    waiting: Vec<(Batch, Done)>,
+    waiting: Vec<(Batch, Vec<Bookmark>, Done)>,
     transaction: Option<Result<store::Batch<'c>, StoreError>>,
     /// `Err` is settled, `Ok` is true if the transaction is committed.
     applied: Vec<(Done, Vec<Result<Outcome, Outcome>>)>,
@@ -175,7 +175,7 @@ struct Load<'c> {
 impl<'c> Load<'c> {
     /// Applies what waits. After a fault there is no transaction any more, and no outcome counts.
     fn apply(&mut self, core: &'c Core) {
-        for (batch, done) in std::mem::take(&mut self.waiting) {
+        for (batch, bookmarks, done) in std::mem::take(&mut self.waiting) {
             self.applied.push((done, Vec::with_capacity(batch.len())));
             for item in batch {
                 let said = item.map(|event| self.apply_one(core, &event));
@@ -186,6 +186,17 @@ impl<'c> Load<'c> {
                     self.commit(core);
                 }
             }
+            bookmarks.iter().for_each(|bookmark| self.set(core, bookmark));
+        }
+    }
+
+    /// Notes how far somebody has read, with the last of what he read.
+    fn set(&mut self, core: &'c Core, bookmark: &Bookmark) {
+        let transaction = self.transaction.get_or_insert_with(|| core.batch());
+        if let Ok(open) = transaction
+            && let Err(error) = open.set_bookmark(bookmark)
+        {
+            *transaction = Err(error);
         }
     }
 

@@ -63,8 +63,8 @@ impl Default for Rules {
 
 /// One write transaction, holding LMDB's write lock until it is committed or dropped.
 pub struct Batch<'s> {
-    store: &'s Store,
-    txn: RwTxn<'s>,
+    pub(super) store: &'s Store,
+    pub(super) txn: RwTxn<'s>,
     first_seq: Seq,
     next_seq: Seq,
     now: u64,
@@ -81,6 +81,8 @@ pub struct Batch<'s> {
     removed: bool,
     /// A list of the operator's was changed, see `lists`.
     lists_changed: bool,
+    /// A bookmark was set, see `bookmarks`.
+    pub(super) bookmarked: bool,
     removed_again: HashSet<Seq>,
     /// Bytes of the records that were stored, and of those that were removed.
     stored_bytes: usize,
@@ -113,6 +115,7 @@ impl<'s> Batch<'s> {
             remembers_vanished,
             removed: false,
             lists_changed: false,
+            bookmarked: false,
             removed_again: HashSet::new(),
             stored_bytes: 0,
             removed_bytes: 0,
@@ -264,7 +267,7 @@ impl<'s> Batch<'s> {
 
     /// Writes everything to disk and releases the write lock. On return it will survive a power cut.
     pub fn commit(mut self) -> Result<(), StoreError> {
-        if self.next_seq == self.first_seq && !self.removed && !self.lists_changed {
+        if self.next_seq == self.first_seq && !self.removed && !self.lists_changed && !self.bookmarked {
             return Ok(());
         }
         self.write_pending()?;

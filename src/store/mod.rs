@@ -5,6 +5,7 @@
 //! in slices, each a short read transaction of its own. Several processes may use one database at once; LMDB's lock decides who writes.
 
 mod apply;
+mod bookmarks;
 pub mod copy;
 mod count;
 mod file;
@@ -34,6 +35,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use heed::{Env, MdbError, RoTxn, RwTxn, WithoutTls};
 
 pub use apply::{Applied, Batch, Rules};
+pub use bookmarks::{Bookmark, BookmarkKey};
 pub use count::Count;
 pub use keys::Seq;
 pub use lists::{Change, Entry, List};

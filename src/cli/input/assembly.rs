@@ -3,6 +3,7 @@
 use std::ops::Range;
 
 use super::layout::Layout;
+use super::position::Position;
 
 /// No event is this long; a longer line is some other file, and is passed over without keeping it.
 pub(in crate::cli) const MAX_LINE_BYTES: usize = 16 << 20;
@@ -17,6 +18,8 @@ pub(in crate::cli) struct Chunk {
     pub(in crate::cli) text: Vec<u8>,
     /// The lines in order; blank ones are left out.
     pub(in crate::cli) lines: Vec<Line>,
+    /// Where the sources stand behind the last of these lines: those that ended, and the one at hand.
+    pub(in crate::cli) positions: Vec<(usize, Position)>,
 }
 
 /// One line of a chunk.
@@ -47,6 +50,14 @@ pub(super) struct Assembly {
     source: usize,
     /// Line ends of this source so far, and one more.
     number: u64,
+    /// Bytes of this source so far, those before the event that has no end yet, and how many of its file they took.
+    offset: u64,
+    begun_at: u64,
+    consumed: u64,
+    /// Whether a source has begun and not ended.
+    is_open: bool,
+    /// Sources that ended behind the last lines that were taken.
+    ended: Vec<(usize, Position)>,
     values: Option<Values>,
 }
 
@@ -67,13 +78,17 @@ struct Values {
 }
 
 impl Assembly {
-    /// The next source begins.
-    pub(super) fn begin_source(&mut self, layout: Layout) {
-        self.number = 1;
-        self.values = (layout == Layout::Values).then(Values::default);
+    /// The next source begins, at this position.
+    pub(super) fn begin_source(&mut self, layout: Layout, from: Position) {
+        self.number = from.number;
+        (self.offset, self.begun_at, self.consumed) = (from.offset, from.offset, from.consumed);
+        self.is_open = true;
+        self.values = (layout == Layout::Values).then(|| Values { lists: from.lists, ..Values::default() });
     }
 
-    pub(super) fn add(&mut self, piece: &[u8]) {
+    /// More of the source; so many bytes of its file were read for it so far.
+    pub(super) fn add(&mut self, piece: &[u8], consumed: u64) {
+        self.consumed = consumed;
         match self.values.take() {
             None => self.add_lines(piece),
             Some(mut values) => {
@@ -81,13 +96,28 @@ impl Assembly {
                 self.values = Some(values);
             }
         }
+        self.offset += piece.len() as u64;
+    }
+
+    /// Where the next event begins, or has begun.
+    fn position(&self) -> Position {
+        let (offset, number) = match &self.values {
+            None => (self.begun_at, self.number),
+            Some(values) if values.depth > 0 || values.in_rubbish => (self.begun_at, values.number),
+            Some(_) => (self.offset, self.number),
+        };
+        let lists = self.values.as_ref().map_or(0, |values| values.lists);
+        Position { offset, number, lists, consumed: self.consumed, is_end: false }
     }
 
     fn add_lines(&mut self, mut piece: &[u8]) {
+        let mut at = self.offset;
         while let Some(length) = memchr::memchr(b'\n', piece) {
             self.append(&piece[..length]);
             self.end_line(self.number);
             self.number += 1;
+            at += length as u64 + 1;
+            self.begun_at = at;
             piece = &piece[length + 1..];
         }
         self.append(piece);
@@ -123,6 +153,7 @@ impl Assembly {
                     byte if byte.is_ascii_whitespace() => {}
                     byte => {
                         (start, values.number) = (i, self.number);
+                        self.begun_at = self.offset + i as u64;
                         values.depth = u64::from(*byte == b'{');
                         values.in_rubbish = *byte != b'{';
                     }
@@ -160,13 +191,18 @@ impl Assembly {
         self.skipping = false;
     }
 
-    /// The source has come to its end. False when that is too early: a list or an object in it has none.
-    pub(super) fn end_source(&mut self) -> bool {
+    /// The source has come to its end, if `is_clean` to the end of its file. False when that is too early: a list or an object in it has
+    /// none.
+    pub(super) fn end_source(&mut self, is_clean: bool) -> bool {
         let values = self.values.take();
         let whole = values.as_ref().is_none_or(|values| values.lists == 0 && values.depth == 0);
         if whole && self.begun < self.buffer.len() {
             // A last line needs no line end.
             self.end_line(values.map_or(self.number, |values| values.number));
+            self.number += 1;
+        }
+        if whole && is_clean {
+            self.ended.push((self.source, Position { is_end: true, ..self.position() }));
         }
         self.give_up_source();
         whole
@@ -177,6 +213,7 @@ impl Assembly {
         self.buffer.truncate(self.begun);
         self.skipping = false;
         self.values = None;
+        self.is_open = false;
         self.source += 1;
     }
 
@@ -199,7 +236,12 @@ impl Assembly {
         let text = std::mem::replace(&mut self.buffer, rest);
         self.begun = 0;
         let lines = std::mem::take(&mut self.lines);
-        (!lines.is_empty()).then_some(Chunk { text, lines })
+        if lines.is_empty() {
+            return None;
+        }
+        let mut positions = std::mem::take(&mut self.ended);
+        positions.extend(self.is_open.then(|| (self.source, self.position())));
+        Some(Chunk { text, lines, positions })
     }
 }
 
@@ -210,9 +252,9 @@ mod tests {
     /// The events of a text that comes in pieces of this length, with the lines they begin in, and whether it was whole.
     fn values(text: &str, piece: usize) -> (Vec<(u64, String)>, bool) {
         let mut assembly = Assembly::default();
-        assembly.begin_source(Layout::Values);
-        text.as_bytes().chunks(piece).for_each(|piece| assembly.add(piece));
-        let whole = assembly.end_source();
+        assembly.begin_source(Layout::Values, Position::START);
+        text.as_bytes().chunks(piece).for_each(|piece| assembly.add(piece, 0));
+        let whole = assembly.end_source(true);
         let found = assembly.take(1).map_or(Vec::new(), |chunk| {
             let text = |line: &Line| String::from_utf8(chunk.text[line.range.clone()].to_vec()).unwrap();
             chunk.lines.iter().map(|line| (line.number, text(line))).collect()
@@ -260,9 +302,9 @@ mod tests {
     fn a_value_too_long_to_be_an_event_is_cut_and_the_next_one_found() {
         let text = format!("[{{\"a\":\"{}\"}},\n{{}}]", "x".repeat(MAX_LINE_BYTES));
         let mut assembly = Assembly::default();
-        assembly.begin_source(Layout::Values);
-        text.as_bytes().chunks(1 << 20).for_each(|piece| assembly.add(piece));
-        assert!(assembly.end_source());
+        assembly.begin_source(Layout::Values, Position::START);
+        text.as_bytes().chunks(1 << 20).for_each(|piece| assembly.add(piece, 0));
+        assert!(assembly.end_source(true));
         let lines = assembly.take(1).unwrap().lines;
         assert_eq!(lines.iter().map(|line| (line.number, line.too_long)).collect::<Vec<_>>(), [(1, true), (2, false)]);
     }

@@ -88,7 +88,7 @@ const UTF_16: Format =
     Format { name: "UTF-16 text", advice: "Convert it on the way: iconv -f UTF-16 -t UTF-8 FILE | ratite import" };
 const TAR: Format = Format { name: "a tar archive", advice: "Unpack it on the way: tar -xOf FILE | ratite import" };
 const SQLITE: Format =
-    Format { name: "an SQLite database", advice: "Have the program that wrote it export its events as JSONL." };
+    Format { name: "an SQLite database", advice: "Unpack it if it is packed, then name the file: ratite import FILE" };
 const LMDB: Format =
     Format { name: "an LMDB database", advice: "Have the program that wrote it export: strfry export | ratite import" };
 const BINARY: Format = Format { name: "binary data", advice: "Check that it is the right file." };

@@ -3,19 +3,23 @@
 //!
 //! | file | what |
 //! |---|---|
+//! | `reader` | the pieces of text in one source, whatever it is |
 //! | `unpack` | gzip and Zstandard |
+//! | `sqlite` | the database of another relay |
 //! | `layout` | what a source holds, told from its beginning |
 //! | `assembly` | pieces of text become chunks of events |
+//! | `position` | where in a source we are, to go on from there |
 
 mod assembly;
 mod layout;
+mod position;
+mod reader;
+pub(super) mod sqlite;
 mod unpack;
 
 use std::fs::{self, File};
-use std::io::{self, IsTerminal as _, Read};
+use std::io::{self, IsTerminal as _};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError};
@@ -23,19 +27,15 @@ use crossbeam_channel::{Receiver, RecvTimeoutError};
 use super::failure::{Failure, complain};
 use assembly::Assembly;
 pub(super) use assembly::{Chunk, Line, MAX_LINE_BYTES};
-use layout::{Layout, Look, MARK, look};
-use unpack::{RUBBISH, unpack};
-
-use crate::config::plain;
+pub(super) use position::Position;
+use reader::{Piece, cut_off, read_source};
+pub(super) use sqlite::Gauges;
 
 /// A chunk is handed on when it has this many bytes: some thousand events, which keep all cores busy for a tenth of a second.
 const CHUNK_BYTES: usize = 4 << 20;
 
 /// The first chunk has this many bytes, each further one twice as many: small files too are written while they are read.
 const FIRST_CHUNK_BYTES: usize = 1 << 20;
-
-/// Bytes read at a time.
-const PIECE_BYTES: usize = 256 << 10;
 
 /// Lines that arrive slowly, as from `tail -f`, wait no longer than this for company.
 const PATIENCE: Duration = Duration::from_millis(250);
@@ -142,47 +142,25 @@ pub(super) struct Lines {
     /// The names of the sources that have not ended.
     names: std::vec::IntoIter<String>,
     assembly: Assembly,
-    /// Bytes read from disk or pipe, before unpacking.
-    consumed: Arc<AtomicU64>,
+    gauges: Gauges,
     /// A fault that waits until the lines before it were handed on.
     fault: Option<Failure>,
     /// Bytes that make the next chunk.
     enough: usize,
 }
 
-enum Piece {
-    /// The next source begins.
-    Begin(Layout),
-    Bytes(Vec<u8>),
-    End,
-    Failed(Fault),
-}
-
-/// Why a source cannot be read to its end.
-struct Fault {
-    failure: Failure,
-    /// Whether it is whole nevertheless, as far as there are events in it.
-    whole: bool,
-}
-
-impl From<Failure> for Fault {
-    fn from(failure: Failure) -> Fault {
-        Fault { failure, whole: false }
-    }
-}
-
 impl Lines {
-    /// Begins to read.
-    pub(super) fn read(sources: Vec<Source>) -> Lines {
+    /// Begins to read, each source from its position on.
+    pub(super) fn read(sources: Vec<(Source, Position)>) -> Lines {
         // Two pieces wait at most: the reader is never far ahead of those who work on what it read.
         let (sender, pieces) = crossbeam_channel::bounded(2);
-        let consumed = Arc::new(AtomicU64::new(0));
-        let counter = consumed.clone();
-        let names = sources.iter().map(Source::name).collect::<Vec<_>>().into_iter();
+        let gauges = Gauges::default();
+        let told = gauges.clone();
+        let names = sources.iter().map(|(source, _)| source.name()).collect::<Vec<_>>().into_iter();
         // Nobody waits for this thread: when a command is stopped while it blocks on a pipe, the process just ends.
         std::thread::spawn(move || {
-            for source in sources {
-                let end = match read_source(&source, &counter, &mut |piece| sender.send(piece).is_ok()) {
+            for (source, from) in sources {
+                let end = match read_source(&source, from, &told, &mut |piece| sender.send(piece).is_ok()) {
                     Ok(true) => Piece::End,
                     Ok(false) => return,
                     Err(fault) => Piece::Failed(fault),
@@ -192,7 +170,7 @@ impl Lines {
                 }
             }
         });
-        Lines { pieces, names, assembly: Assembly::default(), consumed, fault: None, enough: FIRST_CHUNK_BYTES }
+        Lines { pieces, names, assembly: Assembly::default(), gauges, fault: None, enough: FIRST_CHUNK_BYTES }
     }
 
     /// Takes the memory of a chunk that is done with.
@@ -200,9 +178,9 @@ impl Lines {
         self.assembly.reuse(text);
     }
 
-    /// Bytes read so far, before unpacking; kept up to date.
-    pub(super) fn consumed(&self) -> Arc<AtomicU64> {
-        self.consumed.clone()
+    /// How far reading is; kept up to date.
+    pub(super) fn gauges(&self) -> Gauges {
+        self.gauges.clone()
     }
 
     /// Waits up to a fraction of a second for the next chunk. A fault ends one source: it comes
@@ -214,17 +192,17 @@ impl Lines {
                 return Err(fault);
             }
             let (enough, otherwise) = match self.pieces.recv_deadline(deadline) {
-                Ok(Piece::Begin(layout)) => {
-                    self.assembly.begin_source(layout);
+                Ok(Piece::Begin(layout, from)) => {
+                    self.assembly.begin_source(layout, from);
                     continue;
                 }
-                Ok(Piece::Bytes(piece)) => {
-                    self.assembly.add(&piece);
+                Ok(Piece::Bytes(piece, consumed)) => {
+                    self.assembly.add(&piece, consumed);
                     (self.enough, None)
                 }
                 Ok(Piece::End) => {
                     let name = self.names.next();
-                    if self.assembly.end_source() {
+                    if self.assembly.end_source(true) {
                         (self.enough, None)
                     } else {
                         self.fault = name.map(|name| cut_off(&name));
@@ -234,7 +212,7 @@ impl Lines {
                 Ok(Piece::Failed(fault)) => {
                     self.names.next();
                     if fault.whole {
-                        self.assembly.end_source();
+                        self.assembly.end_source(false);
                     } else {
                         self.assembly.give_up_source();
                     }
@@ -256,96 +234,6 @@ impl Lines {
     }
 }
 
-fn cut_off(name: &str) -> Failure {
-    Failure::new(format!("{name} ends too early: it is cut off"), AGAIN)
-}
-
-/// What to do about a source that cannot be read to its end.
-const AGAIN: &str = "Everything before that point is in; get the file again and repeat the import.";
-
-/// Reads one source to its end. False when nobody wants more.
-fn read_source(source: &Source, consumed: &Arc<AtomicU64>, take: &mut dyn FnMut(Piece) -> bool) -> Result<bool, Fault> {
-    let name = source.name();
-    let raw: Box<dyn Read + Send> = match source {
-        Source::Stdin => Box::new(io::stdin()),
-        Source::File(path) => Box::new(File::open(path).map_err(|error| {
-            Failure::io(format!("{name} cannot be opened"), &error, "Check the name and its permissions.")
-        })?),
-    };
-    let failed = |error: io::Error| {
-        let rubbish = error.to_string() == RUBBISH;
-        let failure = match error.kind() {
-            io::ErrorKind::UnexpectedEof => cut_off(&name),
-            _ if rubbish => {
-                Failure::new(format!("{name} is not clean: {RUBBISH}"), "All that was packed is in; check the rest.")
-            }
-            _ => Failure::new(format!("{name} cannot be read any further: {}", plain(&error)), AGAIN),
-        };
-        Fault { failure, whole: rubbish }
-    };
-    let mut reader =
-        unpack(Counted { inner: raw, consumed: consumed.clone() }).map_err(failed)?.map_err(|foreign| {
-            Failure::new(
-                format!("{name} is compressed with {}, which is not supported", foreign.format),
-                match source {
-                    Source::File(_) => format!("Unpack it on the way: {} {name} | ratite import", foreign.tool),
-                    Source::Stdin => format!("Unpack it first, with {}.", foreign.tool),
-                },
-            )
-        })?;
-    let mut read = || loop {
-        let mut piece = vec![0; PIECE_BYTES];
-        match reader.read(&mut piece) {
-            Ok(length) => {
-                piece.truncate(length);
-                return Ok(piece);
-            }
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) => return Err(failed(error)),
-        }
-    };
-    let mut head = Vec::new();
-    let mut complete = false;
-    loop {
-        let piece = read()?;
-        complete |= piece.is_empty();
-        head.extend_from_slice(&piece);
-        if head.starts_with(MARK) {
-            head.drain(..MARK.len());
-        }
-        match look(&head, complete) {
-            Look::Wait => {}
-            Look::Events(layout) if take(Piece::Begin(layout)) && take(Piece::Bytes(head)) => break,
-            Look::Events(_) => return Ok(false),
-            Look::Other(what, advice) => {
-                return Err(Failure::new(format!("{name} does not look like JSONL: it is {what}"), advice).into());
-            }
-        }
-    }
-    // What has ended is not read again: a terminal would have to be told so twice.
-    while !complete {
-        let piece = read()?;
-        complete = piece.is_empty();
-        if !take(Piece::Bytes(piece)) {
-            return Ok(false);
-        }
-    }
-    Ok(true)
-}
-
-struct Counted<R> {
-    inner: R,
-    consumed: Arc<AtomicU64>,
-}
-
-impl<R: Read> Read for Counted<R> {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let length = self.inner.read(buffer)?;
-        self.consumed.fetch_add(length as u64, Ordering::Relaxed);
-        Ok(length)
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use std::io::Write as _;
@@ -355,7 +243,7 @@ mod tests {
 
     /// Every line of a file as (source, number, text, too_long).
     fn read_all(sources: Vec<Source>) -> Result<Vec<(usize, u64, String, bool)>, Failure> {
-        let mut lines = Lines::read(sources);
+        let mut lines = Lines::read(sources.into_iter().map(|source| (source, Position::START)).collect());
         let mut found = Vec::new();
         loop {
             match lines.next()? {

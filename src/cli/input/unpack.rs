@@ -22,7 +22,14 @@ pub(super) struct Foreign {
 const START: u64 = 6;
 
 /// What [`unpack`] makes of a source.
-pub(super) type Unpacked = Result<Box<dyn Read + Send>, Foreign>;
+pub(super) type Unpacked = Result<Text, Foreign>;
+
+/// The bytes of a source.
+pub(super) struct Text {
+    pub(super) reader: Box<dyn Read + Send>,
+    /// Whether they were packed, so that they do not lie in the source as they are read.
+    pub(super) is_packed: bool,
+}
 
 /// The bytes of `raw`, unpacked when they are packed.
 pub(super) fn unpack(mut raw: impl Read + Send + 'static) -> io::Result<Unpacked> {
@@ -30,7 +37,7 @@ pub(super) fn unpack(mut raw: impl Read + Send + 'static) -> io::Result<Unpacked
     raw.by_ref().take(START).read_to_end(&mut start)?;
     if start.len() < START as usize {
         // That was all. A terminal would have to be told so again if it were asked again.
-        return Ok(Ok(Box::new(io::Cursor::new(start))));
+        return Ok(Ok(Text { reader: Box::new(io::Cursor::new(start)), is_packed: false }));
     }
     for (magic, format, tool) in FOREIGN {
         if start.starts_with(magic) {
@@ -41,11 +48,13 @@ pub(super) fn unpack(mut raw: impl Read + Send + 'static) -> io::Result<Unpacked
         || (start.len() >= 4 && start[0] & 0xf0 == 0x50 && start[1..4] == [0x2a, 0x4d, 0x18]);
     let gzip = start.starts_with(b"\x1f\x8b");
     let whole = io::Cursor::new(start).chain(raw);
-    Ok(Ok(if gzip || zstd {
+    let is_packed = gzip || zstd;
+    let reader: Box<dyn Read + Send> = if is_packed {
         Box::new(Packed { gzip, any: false, state: State::Between(BufReader::with_capacity(BUFFER, whole)) })
     } else {
         Box::new(whole)
-    }))
+    };
+    Ok(Ok(Text { reader, is_packed }))
 }
 
 const BUFFER: usize = 64 << 10;
@@ -132,7 +141,7 @@ mod tests {
 
     /// What could be read, and the fault that ended it.
     fn read(bytes: &[u8]) -> (Vec<u8>, Option<io::Error>) {
-        let mut reader = unpack(io::Cursor::new(bytes.to_vec())).unwrap().unwrap();
+        let mut reader = unpack(io::Cursor::new(bytes.to_vec())).unwrap().ok().unwrap().reader;
         let (mut found, mut piece) = (Vec::new(), [0; 1000]);
         loop {
             match reader.read(&mut piece) {

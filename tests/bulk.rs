@@ -8,7 +8,7 @@ use std::ops::ControlFlow;
 use common::{NOW, TestRelay, json, sign};
 use proptest::prelude::*;
 use ratite::nostr::Event;
-use ratite::relay::{Outcome, Settings};
+use ratite::relay::{Bulk, Outcome, Relay, Settings};
 use ratite::store::{Applied, Record, Store};
 
 /// An event that has to do with others: what it replaces, deletes or makes vanish is drawn from a few authors, seconds and names.
@@ -280,4 +280,43 @@ fn what_replaces_much_is_committed_in_parts_and_each_event_gets_its_outcome() {
     }
     assert!(in_parts >= at_once + 3, "{at_once} commits, then {in_parts}");
     assert_eq!(store.verify().expect("verify").faults, Vec::<String>::new());
+}
+
+/// A place is noted with the events before it, and not when one of them did not get in.
+#[test]
+fn bookmarks_are_committed_with_the_events_before_them() {
+    const KEY: [u8; 16] = [1; 16];
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    // Room for some thousand bytes of events, not for millions.
+    let store = Store::open(folder.path(), 4 << 20).expect("open");
+    let relay = Relay::start(store.clone(), common::settings()).expect("start");
+    let place = || store.bookmark(&KEY).expect("bookmark").map(|place| String::from_utf8(place).expect("text"));
+    let mut bulk = relay.bulk(false);
+    let push = |bulk: &mut Bulk, texts: &[String], place: &str| {
+        let texts: Vec<&[u8]> = texts.iter().map(|text| text.as_bytes()).collect();
+        bulk.push_marked(&texts, |settled| vec![(KEY, format!("{place}, {} refused", settled.len()).into_bytes())])
+    };
+    let small = |time: u64| vec![json(&common::note(1, time, "small"))];
+    push(&mut bulk, &[small(1), vec!["no event".to_owned()]].concat(), "one");
+    assert_eq!(place(), None, "nothing is committed yet");
+    assert_eq!(bulk.settle().expect("settle"), [Outcome::Stored]);
+    assert_eq!(place().as_deref(), Some("one, 1 refused"));
+    // Where nothing is to be stored it comes after a while, or with what is.
+    for n in 0..40 {
+        push(&mut bulk, &small(1), &n.to_string());
+    }
+    bulk.settle().expect("settle");
+    assert_eq!(place().as_deref(), Some("31, 1 refused"));
+    push(&mut bulk, &small(2), "two");
+    bulk.settle().expect("settle");
+    assert_eq!(place().as_deref(), Some("two, 0 refused"));
+
+    let large: Vec<String> = (0..100u64).map(|n| json(&common::note(1, 10 + n, &"large ".repeat(10_000)))).collect();
+    push(&mut bulk, &large, "three");
+    assert!(bulk.settle().expect("settle").iter().all(|outcome| matches!(outcome, Outcome::Failed(_))));
+    push(&mut bulk, &small(3), "four");
+    assert_eq!(bulk.settle().expect("settle"), [Outcome::Stored]);
+    assert_eq!(place().as_deref(), Some("two, 0 refused"), "what came before the fourth is not all in");
+    drop(bulk);
+    relay.shutdown();
 }

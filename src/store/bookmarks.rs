@@ -64,3 +64,54 @@ impl Batch<'_> {
         Ok(true)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const KEY: BookmarkKey = [7; 16];
+
+    fn bookmark(place: &str, after: Option<&str>) -> Bookmark {
+        Bookmark { key: KEY, place: place.into(), after: after.map(Into::into) }
+    }
+
+    #[test]
+    fn a_bookmark_is_set_behind_the_one_it_follows_and_nowhere_else() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = Store::open(folder.path(), 1 << 30).unwrap();
+        let set = |bookmark: &Bookmark| {
+            let mut batch = store.batch(0).unwrap();
+            let set = batch.set_bookmark(bookmark).unwrap();
+            batch.commit().unwrap();
+            set
+        };
+        let there = || store.bookmark(&KEY).unwrap().map(|place| String::from_utf8(place).unwrap());
+        assert_eq!(there(), None);
+        assert!(!set(&bookmark("b", Some("a"))), "what lies before it never came in");
+        assert!(set(&bookmark("a", None)));
+        assert!(set(&bookmark("b", Some("a"))));
+        assert!(!set(&bookmark("d", Some("c"))) && !set(&bookmark("a", None)));
+        assert_eq!(there(), Some("b".to_owned()));
+        // What is not committed never was.
+        assert!(store.batch(0).unwrap().set_bookmark(&bookmark("c", Some("b"))).unwrap());
+        assert_eq!(there(), Some("b".to_owned()));
+        store.forget_bookmarks(&[[1; 16], KEY]).unwrap();
+        assert_eq!(there(), None);
+        assert_eq!(store.verify().unwrap().faults, Vec::<String>::new());
+    }
+
+    #[test]
+    fn there_is_a_bound_to_bookmarks() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = Store::open(folder.path(), 1 << 30).unwrap();
+        let mut batch = store.batch(0).unwrap();
+        let mut set = |n: usize, after: Option<&str>| {
+            let mut key = [0; 16];
+            key[..8].copy_from_slice(&n.to_be_bytes());
+            batch.set_bookmark(&Bookmark { key, ..bookmark("a", after) }).unwrap()
+        };
+        assert!((0..MOST).all(|n| set(n, None)));
+        assert!(!set(MOST, None));
+        assert!(set(0, Some("a")), "those that are there go on");
+    }
+}

@@ -57,7 +57,7 @@ fn every_fate_of_an_event_is_counted() {
     assert_eq!(ended.code, 2, "{}", ended.err);
     let expected = serde_json::json!({
         "read": 9, "new": 3, "already_there": 1, "replaced": 1, "deleted_earlier": 1, "expired": 1, "ephemeral": 1,
-        "refused": 1, "complete": true
+        "hidden": 0, "refused": 1, "read_before": 0, "complete": true
     });
     assert_eq!(ended.json(), expected);
     assert!(ended.err.starts_with("events.jsonl:9: invalid: "), "{}", ended.err);

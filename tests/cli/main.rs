@@ -8,6 +8,7 @@ mod config;
 mod damage;
 mod export;
 mod import;
+mod moving;
 mod place;
 mod prune;
 mod relay;

@@ -153,10 +153,7 @@ pub(super) fn run(args: &ImportArgs, globals: &Globals) -> Outcome {
     let started = Instant::now();
     let mut import = Import {
         bulk: relay.bulk(args.no_verify),
-        summary: Summary {
-            read_before: readings.iter().map(|reading| reading.from.number - 1).sum(),
-            ..Summary::default()
-        },
+        summary: Summary { read_before: readings.iter().map(|reading| reading.read).sum(), ..Summary::default() },
         refused_before: readings.iter().map(|reading| reading.refused).sum(),
         readings,
         rejects,
@@ -270,6 +267,7 @@ impl Import {
             }
         }
         let readings = &mut self.readings;
+        chunk.lines.iter().for_each(|line| readings[line.source].read += 1);
         refused.iter().for_each(|(place, _)| readings[chunk.lines[*place].source].refused += 1);
         let mark = |settled: &[(usize, relay::Outcome)]| {
             for (text, _) in settled.iter().filter(|(_, outcome)| is_refusal(outcome)) {

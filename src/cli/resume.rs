@@ -27,7 +27,8 @@ pub(super) struct Reading {
     pub(super) key: Option<BookmarkKey>,
     /// Where this import begins with it.
     pub(super) from: Position,
-    /// Lines of it that were refused so far, by earlier imports too.
+    /// Lines of it that were read so far and those that were refused, by earlier imports too.
+    pub(super) read: u64,
     pub(super) refused: u64,
 }
 
@@ -35,6 +36,7 @@ pub(super) struct Reading {
 #[derive(Deserialize, Serialize)]
 struct Noted {
     position: Position,
+    read: u64,
     refused: u64,
 }
 
@@ -44,13 +46,13 @@ impl Reading {
             Source::Stdin => None,
             Source::File(path) => key(path),
         };
-        Reading { name: source.name(), source, key, from: Position::START, refused: 0 }
+        Reading { name: source.name(), source, key, from: Position::START, read: 0, refused: 0 }
     }
 
     /// What is to be kept when everything before this position has been dealt with.
     pub(super) fn note(&self, position: Position) -> Option<(BookmarkKey, Vec<u8>)> {
         // Should this ever fail, the file is read from its beginning the next time.
-        let noted = rmp_serde::to_vec(&Noted { position, refused: self.refused }).ok()?;
+        let noted = rmp_serde::to_vec(&Noted { position, read: self.read, refused: self.refused }).ok()?;
         self.key.map(|key| (key, noted))
     }
 }
@@ -70,7 +72,7 @@ pub(super) fn look_up(store: &Store, sources: Vec<Source>, all_refused: bool) ->
             ));
             store.forget_bookmarks(reading.key.as_slice())?;
         } else {
-            (reading.from, reading.refused) = (noted.position, noted.refused);
+            (reading.from, reading.read, reading.refused) = (noted.position, noted.read, noted.refused);
             complain(&told(reading));
         }
     }

@@ -199,7 +199,6 @@ impl Assembly {
         if whole && self.begun < self.buffer.len() {
             // A last line needs no line end.
             self.end_line(values.map_or(self.number, |values| values.number));
-            self.number += 1;
         }
         if whole && is_clean {
             self.ended.push((self.source, Position { is_end: true, ..self.position() }));
@@ -282,6 +281,51 @@ mod tests {
                 ],
                 "in pieces of {piece}"
             );
+        }
+    }
+
+    #[test]
+    fn from_every_position_the_rest_is_read() {
+        let lines = "{\"a\":1}\n\n  {\"b\":2}\r\n{\"c\":3}\n{\"d\":4}";
+        let values = "[\n{\"a\":\"[,\"}, {\n\"b\":[1]}\n,\n rubbish\n[{\"c\":3}]\n]\n{\"d\":4}";
+        for (text, layout) in [(lines, Layout::Lines), (values, Layout::Values)] {
+            // The events from a position on, taken after every piece, each with the position behind it.
+            let read = |from: Position, piece: usize| {
+                let (mut assembly, mut found) = (Assembly::default(), Vec::new());
+                assembly.begin_source(layout, from);
+                let mut take = |assembly: &mut Assembly| {
+                    let Some(chunk) = assembly.take(1) else { return };
+                    let events = chunk.lines.iter().map(|line| {
+                        let text = String::from_utf8(chunk.text[line.range.clone()].to_vec()).unwrap();
+                        (line.number, text.trim().to_owned())
+                    });
+                    found.extend(events.map(|event| (event, chunk.positions.clone())));
+                };
+                for piece in text.as_bytes()[from.offset as usize..].chunks(piece) {
+                    assembly.add(piece, 0);
+                    take(&mut assembly);
+                }
+                assert!(assembly.end_source(true));
+                take(&mut assembly);
+                found
+            };
+            let all: Vec<(u64, String)> = read(Position::START, text.len()).into_iter().map(|found| found.0).collect();
+            assert!(all.len() >= 4);
+            for piece in 1..=text.len() {
+                for (n, (_, positions)) in read(Position::START, piece).iter().enumerate() {
+                    let [(0, position)] = positions[..] else { panic!("{positions:?}") };
+                    // Several come with one position, which lies behind the last of them.
+                    let behind: Vec<(u64, String)> = match position.is_end {
+                        true => Vec::new(),
+                        false => read(position, piece).into_iter().map(|found| found.0).collect(),
+                    };
+                    assert!(behind.len() < all.len() - n, "{position:?} in pieces of {piece}");
+                    assert_eq!(behind, all[all.len() - behind.len()..], "{position:?} in pieces of {piece}");
+                    if piece == 1 {
+                        assert_eq!(behind.len(), all.len() - n - 1, "{position:?}");
+                    }
+                }
+            }
         }
     }
 

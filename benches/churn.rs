@@ -6,11 +6,11 @@ mod kit;
 use std::collections::HashMap;
 use std::fs;
 use std::io::Write as _;
-use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::path::Path;
 use std::sync::Arc;
 
 use clap::Parser;
+use kit::options::{Given, Program};
 use kit::pool::Lines;
 use kit::process::Server;
 use kit::random::Rng;
@@ -23,11 +23,9 @@ use rayon::prelude::*;
 /// Rounds of replacing and deleting: how the file grows while what is stored stays as much
 #[derive(Parser)]
 struct Args {
-    /// How many events to begin with
-    #[arg(long, default_value_t = 200_000)]
-    events: u64,
-    #[arg(long, default_value_t = 1)]
-    seed: u64,
+    /// The events to begin with
+    #[command(flatten)]
+    given: Given,
     /// Rounds of replacing and deleting
     #[arg(long, default_value_t = 10)]
     rounds: usize,
@@ -40,11 +38,8 @@ struct Args {
     /// Publish the rounds to a relay over 64 connections, instead of importing them
     #[arg(long)]
     publish: bool,
-    /// Another ratite than the one built here, such as target/dist/ratite
-    #[arg(long, default_value = env!("CARGO_BIN_EXE_ratite"))]
-    ratite: PathBuf,
-    #[arg(long, hide = true)]
-    bench: bool,
+    #[command(flatten)]
+    program: Program,
 }
 
 fn main() -> Result<()> {
@@ -52,11 +47,11 @@ fn main() -> Result<()> {
         return Ok(());
     }
     let args = Args::parse();
-    let spec = Spec { events: args.events, seed: args.seed, sign: args.publish, ..Spec::default() };
+    let spec = args.given.spec(args.publish);
     let folder = process::scratch("churn")?;
     let data = folder.join("data");
     let mut stored = Stored::new(spec, &folder.join("begin.jsonl"))?;
-    ratite(&args, &data, &["import", "--no-verify", &folder.join("begin.jsonl").to_string_lossy()])?;
+    import(&args, &data, &folder.join("begin.jsonl"))?;
     let mut table = Table::new(&["round", "events", "stored JSONL MB", "file MB", "in use MB", "growth %", "seconds"]);
     let mut begin = 0.0;
     for round in 0..=args.rounds {
@@ -66,7 +61,7 @@ fn main() -> Result<()> {
             stored.round(round, &args, &file)?;
             seconds = if args.publish { publish(&args, &folder, &file)? } else { import(&args, &data, &file)? };
         }
-        let info: Info = serde_json::from_str(&ratite(&args, &data, &["info", "--json"])?)?;
+        let info: Info = serde_json::from_str(&args.program.run(&data, ["info", "--json"])?.output)?;
         let size = info.file_bytes as f64;
         if round == 0 {
             begin = size;
@@ -92,21 +87,12 @@ struct Info {
     free_bytes: u64,
 }
 
-fn ratite(args: &Args, data: &Path, words: &[&str]) -> Result<String> {
-    let mut command = Command::new(&args.ratite);
-    command.arg("--data").arg(data).args(words);
-    Ok(process::run(command, &[])?.output)
-}
-
 fn import(args: &Args, data: &Path, file: &Path) -> Result<f64> {
-    let mut command = Command::new(&args.ratite);
-    command.arg("--data").arg(data).args(["import", "--no-verify"]).arg(file);
-    Ok(process::run(command, &[])?.seconds)
+    Ok(args.program.run(data, ["import", "--no-verify", &file.to_string_lossy()])?.seconds)
 }
 
 fn publish(args: &Args, folder: &Path, file: &Path) -> Result<f64> {
-    let ratite = args.ratite.display();
-    let server = Server::start(&format!("{ratite} --listen 127.0.0.1:{{port}} --data {{dir}}/data"), folder)?;
+    let server = Server::start(&args.program.relay(), folder)?;
     let lines = Arc::new(Lines::read(file)?);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let published = runtime.block_on(drive::publish(&Target::local(server.port), &lines, 0..lines.len(), 64, 50))?;

@@ -3,38 +3,25 @@
 mod kit;
 
 use std::fs;
-use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::path::Path;
 
 use clap::Parser;
+use kit::options::{Program, Source};
 use kit::pool::Lines;
 use kit::report::{Table, median, number};
-use kit::workload::Spec;
 use kit::{Result, ceilings, process};
 use ratite::nostr::Event;
 
 /// Import of the workload, verified and not, against bare verification and a bare table
 #[derive(Parser)]
 struct Args {
-    /// How many events
-    #[arg(long, default_value_t = 200_000)]
-    events: u64,
-    #[arg(long, default_value_t = 1)]
-    seed: u64,
-    /// Random bytes for signatures: quick to make, trusted import only
-    #[arg(long)]
-    unsigned: bool,
-    /// Read events from this file instead of generating them
-    #[arg(long)]
-    file: Option<PathBuf>,
+    #[command(flatten)]
+    source: Source,
     /// How often each import runs; medians are printed
     #[arg(long, default_value_t = 3)]
     rounds: usize,
-    /// Another ratite than the one built here, such as target/dist/ratite
-    #[arg(long, default_value = env!("CARGO_BIN_EXE_ratite"))]
-    ratite: PathBuf,
-    #[arg(long, hide = true)]
-    bench: bool,
+    #[command(flatten)]
+    program: Program,
 }
 
 /// What `ratite import` brings into one transaction, in bytes of the file: the first into an empty database, and any further.
@@ -46,13 +33,7 @@ fn main() -> Result<()> {
         return Ok(());
     }
     let args = Args::parse();
-    let file = match &args.file {
-        Some(file) => file.clone(),
-        None => {
-            let spec = Spec { events: args.events, seed: args.seed, sign: !args.unsigned, ..Spec::default() };
-            kit::workload::file(&process::scratch_root(), spec)?
-        }
-    };
+    let file = args.source.file()?;
     let lines = Lines::read(&file)?;
     println!(
         "{} events, {} MB of JSONL, mean {} bytes\n",
@@ -76,12 +57,12 @@ fn main() -> Result<()> {
     let mut puts = Vec::new();
     let mut runs: [Vec<(process::Run, u64)>; 2] = [Vec::new(), Vec::new()];
     for round in 0..args.rounds {
-        if !args.unsigned {
+        if !args.source.unsigned {
             verification.push(ceilings::verification(&lines, 50_000)?);
         }
         puts.push(bare_puts(&lines)?);
         for (kind, runs) in runs.iter_mut().enumerate() {
-            if kind == 0 && args.unsigned {
+            if kind == 0 && args.source.unsigned {
                 continue;
             }
             runs.push(import(&args, &file, kind == 1, round)?);
@@ -124,8 +105,8 @@ fn main() -> Result<()> {
 
 fn import(args: &Args, file: &Path, trusted: bool, round: usize) -> Result<(process::Run, u64)> {
     let folder = process::scratch(&format!("import-{round}"))?;
-    let mut command = Command::new(&args.ratite);
-    command.arg("--data").arg(&folder).arg("import").arg(file);
+    let mut command = args.program.command(&folder, ["import"]);
+    command.arg(file);
     if trusted {
         command.arg("--no-verify");
     }

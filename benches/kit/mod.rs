@@ -9,6 +9,7 @@
 //! | `process` | children, and what /proc says of a relay |
 //! | `contender` | a relay under test |
 //! | `ceilings` `fan` | what the machine itself can do; the same for live delivery |
+//! | `options` | flags that several benches have |
 //! | `report` | medians, percentiles, tables |
 
 // Each bench compiles the kit anew and uses the part it needs.
@@ -18,6 +19,7 @@ pub mod ceilings;
 pub mod contender;
 pub mod drive;
 pub mod fan;
+pub mod options;
 pub mod pool;
 pub mod process;
 pub mod random;

@@ -10,7 +10,7 @@ use std::process::{Output, Stdio};
 
 use serde_json::Value;
 use wire::process::{RelayProcess, ratite};
-use wire::{event, eventually, http};
+use wire::{ask_for, event, eventually, http, now, sign};
 
 /// A relay with a configuration file and a log.
 struct Place {
@@ -250,4 +250,127 @@ fn without_a_relay_there_is_nothing_to_reload() {
     let output = run(folder.path(), &["reload"]);
     assert_eq!(output.status.code(), Some(1));
     assert!(texts(&output).1.contains("no relay runs over"), "{output:?}");
+}
+
+/// What OK says of an event: taken or not, and the words.
+fn publish(client: &mut wire::Socket, event: &ratite::nostr::Event) -> (bool, String) {
+    client.publish(event);
+    let ok = client.hears("OK", &event.id.to_string());
+    (ok[2].as_bool().unwrap(), ok[3].as_str().unwrap().to_owned())
+}
+
+#[test]
+fn rules_of_retention_apply_from_a_reload_on_and_end_with_one() {
+    const DAY: u64 = 86_400;
+    let place = Place::new("");
+    let mut client = place.relay.connect();
+    let old = |text: &str| sign(1, 1, now() - 20 * DAY, &[], text);
+    let (first, young) = (old("first"), event(1, 1, "young"));
+    for event in [&first, &young] {
+        assert!(publish(&mut client, event).0);
+    }
+    place.write("[retention]\nrules = [\"1: 10d\"]\n");
+    let said = texts(&place.reload(&[])).0;
+    assert!(said.contains("retention.rules: [] -> [\"1: 10d\"]\n"), "{said}");
+    eventually("the old one goes", || ask_for(&mut client, &[first.id, young.id]).len() == 1);
+
+    // Other rules are looked at at once, not in an hour.
+    let second = old("second");
+    assert!(publish(&mut client, &second).0);
+    place.write("[retention]\nrules = [\"1: 15d\"]\n");
+    assert!(place.reload(&[]).status.success());
+    eventually("the next one goes", || ask_for(&mut client, &[second.id, young.id]).len() == 1);
+
+    place.write("");
+    assert!(place.reload(&[]).status.success());
+    let third = old("third");
+    assert!(publish(&mut client, &third).0);
+    let shown = run(place.folder.path(), &["prune", "--dry-run", "--rule", "1: 10d", "--json"]);
+    let shown: Value = serde_json::from_slice(&shown.stdout).unwrap();
+    assert_eq!(shown["would_remove"]["events"], 1, "nothing removes it any more");
+    assert_eq!(ask_for(&mut client, &[third.id, young.id]).len(), 2);
+}
+
+#[test]
+fn who_publishes_while_authenticated_is_spared_what_others_are_not() {
+    const DAY: u64 = 86_400;
+    let url = "[info]\nurl = \"wss://relay.test/\"\n";
+    let place = Place::new(url);
+    let [other, known] = [2, 3].map(|author| sign(author, 1, now() - 20 * DAY, &[], "old"));
+    let mut client = place.relay.connect();
+    assert!(publish(&mut client, &other).0);
+    assert!(client.authenticate_for(3, "wss://relay.test/").0);
+    assert!(publish(&mut client, &known).0);
+    let both = [other.id, known.id];
+    place.write(&format!("{url}[retention]\nrules = [\"authenticated: 30d\", \"others: 10d\"]\n"));
+    assert!(place.reload(&[]).status.success());
+    eventually("the other's goes", || ask_for(&mut client, &both).len() < 2);
+    assert_eq!(ask_for(&mut client, &both), [known.id].into());
+    place.write(&format!("{url}[retention]\nrules = [\"authenticated: 15d\"]\n"));
+    assert!(place.reload(&[]).status.success());
+    eventually("at its own time", || ask_for(&mut client, &both).is_empty());
+}
+
+#[test]
+fn backups_begin_and_move_with_a_reload() {
+    let place = Place::new("");
+    let mut client = place.relay.connect();
+    assert!(publish(&mut client, &event(1, 1, "kept")).0);
+    let made = |name: &str| {
+        let entries = fs::read_dir(place.folder.path().join(name)).into_iter().flatten();
+        entries.filter(|entry| entry.as_ref().unwrap().file_name().to_string_lossy().ends_with(".mdb")).count()
+    };
+    for name in ["one", "two"] {
+        place.write(&format!("[backup]\nfolder = {:?}\n", place.folder.path().join(name)));
+        let said = texts(&place.reload(&[])).0;
+        assert!(said.contains("backup.folder: ") && !said.contains("restart"), "{said}");
+        eventually("a backup", || made(name) == 1);
+    }
+    assert_eq!(made("one"), 1, "its next one would have been due tomorrow");
+    client.still_works();
+}
+
+#[test]
+fn a_relay_gets_members_with_a_reload_and_loses_them_with_another() {
+    let url = "[info]\nurl = \"wss://relay.test/\"\n";
+    let place = Place::new(url);
+    let mut client = place.relay.connect();
+    let stored = event(1, 1, "from a stranger");
+    assert!(publish(&mut client, &stored).0);
+    client.say("[\"REQ\",\"live\",{\"kinds\":[1],\"limit\":0}]");
+    client.hears("EOSE", "live");
+    assert_eq!(place.document()["self"], Value::Null);
+
+    place.write(&format!("{url}[membership]\nenabled = true\nrestrict_reads = true\n"));
+    let said = texts(&place.reload(&[])).0;
+    assert!(said.contains("membership.enabled: false -> true\n"), "{said}");
+    let (taken, why) = publish(&mut client, &event(1, 1, "again"));
+    assert!(!taken && (why.starts_with("auth-required: ") || why.starts_with("restricted: ")), "{why}");
+    client.say("[\"REQ\",\"all\",{\"kinds\":[1]}]");
+    let closed = client.hears("CLOSED", "all");
+    assert!(closed[2].as_str().unwrap().starts_with("auth-required: "), "{closed}");
+    let document = place.document();
+    let nips = document["supported_nips"].as_array().unwrap();
+    assert!(nips.contains(&43.into()) && document["self"].as_str().is_some_and(|key| key.len() == 64), "{document}");
+
+    let added = run(place.folder.path(), &["admin", "allowpubkey", &wire::pubkey(2)]);
+    assert!(added.status.success(), "{added:?}");
+    let mut member = place.relay.connect();
+    assert!(member.authenticate_for(2, "wss://relay.test/").0);
+    // What the command wrote is noticed a moment later.
+    eventually("a member may publish", || publish(&mut member, &event(2, 1, "from a member")).0);
+    member.say("[\"REQ\",\"all\",{\"kinds\":[1]}]");
+    member.hears("EVENT", "all");
+    member.hears("EVENT", "all");
+    member.hears("EOSE", "all");
+
+    place.write(url);
+    assert!(place.reload(&[]).status.success());
+    // With its key the list of allowed keys is what it was: only those on it may publish. Everybody may read.
+    let mut other = place.relay.connect();
+    other.say("[\"REQ\",\"all\",{\"kinds\":[1]}]");
+    other.hears("EVENT", "all");
+    other.hears("EVENT", "all");
+    other.hears("EOSE", "all");
+    assert!(!place.document()["supported_nips"].as_array().unwrap().contains(&43.into()));
 }

@@ -7,6 +7,7 @@ mod common;
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::ControlFlow;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
 use common::{NOW, TestRelay, settings};
 use proptest::prelude::*;
@@ -378,4 +379,97 @@ fn a_relay_applies_its_rules_by_itself_when_their_time_comes() {
     wait_for(9);
     relay.clock.set(NOW + 100 * DAY);
     wait_for(0);
+}
+
+#[test]
+fn publishers_get_their_turn_between_the_transactions_of_a_removal() {
+    const OLD: u32 = 12_000;
+    let rules: Vec<RetentionRule> = vec!["1: 10d".parse().unwrap()];
+    let relay = TestRelay::with(with_rules(&rules, &[], false));
+    let old = |n: u32| event(n, author(Tier::Others, n as u8, false), 1, NOW - 20 * DAY - u64::from(n), "old");
+    fill(&relay.relay, &(0..OLD).map(old).collect::<Vec<_>>());
+    let over = AtomicBool::new(false);
+    let figures = relay.relay.figures();
+    let commits_before = figures.commits.read().count;
+    let (published, between) = std::thread::scope(|scope| {
+        let publishers: Vec<_> = (0..2u8)
+            .map(|who| {
+                let (relay, over) = (&relay, &over);
+                scope.spawn(move || {
+                    let mut published = 0;
+                    while !over.load(Relaxed) {
+                        let event = common::note(1 + who, NOW, &format!("{published}"));
+                        assert_eq!(relay.publish(&event), Outcome::Stored, "nobody is refused for it");
+                        published += 1;
+                    }
+                    published
+                })
+            })
+            .collect();
+        let began = std::time::Instant::now();
+        while figures.commits.read().count == commits_before {
+            assert!(began.elapsed() < common::PATIENCE, "nobody publishes");
+            std::thread::yield_now();
+        }
+        let (mut last, mut between) = (figures.commits.read().count, 0);
+        let plan = relay.relay.prune(true, &mut |_, _| {
+            let now = figures.commits.read().count;
+            between += u64::from(now > last);
+            last = now;
+            ControlFlow::Continue(())
+        });
+        over.store(true, Relaxed);
+        assert_eq!(plan.unwrap().total().events, u64::from(OLD));
+        (publishers.into_iter().map(|publisher| publisher.join().unwrap()).sum::<u64>(), between)
+    });
+    // What the relay itself counts: all of it in transactions of their own, and how long each kept the writer.
+    let (times, sizes) = (figures.prunes.read(), figures.pruned.read());
+    assert_eq!((sizes.sum, sizes.count), (u64::from(OLD), times.count));
+    assert!(times.sum > 0 && times.count > 10, "{times:?}");
+    assert!(sizes.buckets.iter().any(|(bound, count)| *bound >= 20 && *count > 0), "it begins with few: {sizes:?}");
+    assert!(published > 0 && between > 0, "{published} published, between {between} of {} transactions", times.count);
+    let info = relay.relay.store().info().unwrap();
+    assert_eq!(info.events, published);
+    println!(
+        "{published} events published while {OLD} were removed in {} transactions, {:.1} ms each, {} of them in up to 50 ms",
+        times.count,
+        times.sum as f64 / times.count as f64 / 1e6,
+        times.buckets.iter().find(|(bound, _)| *bound == 50_000_000).unwrap().1
+    );
+}
+
+#[test]
+fn what_is_replaced_and_removed_again_and_again_leaves_the_file_as_large_as_it_was() {
+    const ROUND: u32 = 4_000;
+    // In turn a new version of one of 500 lists and a note, one a second: as many notes go as come.
+    let rules: Vec<RetentionRule> = vec![format!("1: {ROUND}s").parse().unwrap()];
+    let relay = TestRelay::with(with_rules(&rules, &[], false));
+    let store = relay.relay.store();
+    let (mut replaced, mut removed, mut sizes) = (0, 0, Vec::new());
+    for round in 0..8 {
+        for batch in 0..ROUND / 500 {
+            let first = round * ROUND + batch * 500;
+            let events: Vec<Event> = (first..first + 500)
+                .map(|n| {
+                    let mut key = [9; 32];
+                    key[..4].copy_from_slice(&(n / 2 % 500).to_be_bytes());
+                    let kind = if n % 2 == 0 { 10_002 } else { 1 };
+                    event(n, PublicKey(key), kind, NOW + u64::from(n), &"x".repeat(n as usize * 31 % 900))
+                })
+                .collect();
+            relay.clock.set(NOW + u64::from(first) + 500);
+            let before = store.info().unwrap().events;
+            fill(&relay.relay, &events);
+            replaced += before + 500 - store.info().unwrap().events;
+        }
+        removed += relay.relay.prune(false, &mut |_, _| ControlFlow::Continue(())).unwrap().total().events;
+        sizes.push(store.info().unwrap().file_bytes);
+    }
+    // 500 lists and what notes the last 4,000 seconds brought are left.
+    assert_eq!(store.info().unwrap().events, u64::from(8 * ROUND) - replaced - removed);
+    assert!(replaced + removed > 29_000, "{replaced} replaced, {removed} removed");
+    let (second, last) = (sizes[1], sizes[7]);
+    assert!(last <= second + second / 10, "the file grows from round to round: {sizes:?}");
+    let faults = store.verify().unwrap().faults;
+    assert!(faults.iter().all(|fault| fault.contains("its id")), "{faults:?}");
 }

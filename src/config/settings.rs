@@ -279,35 +279,35 @@ settings! {
         /// both ("90d and 500 per author") or "forever". The first rule that fits counts, and what fits none is kept. People are:
         /// owner (info.pubkey and policy.admins), listed (people, info.names, and the list of allowed keys), authenticated (who has
         /// published an event here while logged in with its key) and others. "all" is everything.
-        rules: Vec<RetentionRule> = Vec::new(), RetentionRules;
+        rules: Vec<RetentionRule> = Vec::new(), RetentionRules, Now;
         /// Kinds that no rule and no max_size removes: profiles, contacts, lists of relays and whatever else people have one of,
         /// requests to delete and to vanish.
-        protected_kinds: Vec<KindRange> = protected_kinds(), KindRanges;
+        protected_kinds: Vec<KindRange> = protected_kinds(), KindRanges, Now;
         /// The public keys of people whose events you care about.
-        people: Vec<PublicKey> = Vec::new(), Keys;
+        people: Vec<PublicKey> = Vec::new(), Keys, Now;
         /// The most that the database is to hold. Free pages within its file do not count: they are used again before the file
         /// grows. When it is nearly reached, the oldest events go, those of others first, then of the authenticated, then of the
         /// listed; never the owner's. When nothing is left that may go, events are refused.
-        max_size: u64 = 0, bytes(16 * MIB..=64 * TIB).or_off();
+        max_size: u64 = 0, bytes(16 * MIB..=64 * TIB).or_off(), Now;
         /// At how many percent of max_size that begins.
-        high_water: u8 = 95, count(2..=100);
+        high_water: u8 = 95, count(2..=100), Now;
         /// And at how many it ends.
-        low_water: u8 = 90, count(1..=99);
+        low_water: u8 = 90, count(1..=99), Now;
         /// How often the rules are applied. max_size is looked after all the time.
-        interval: u64 = 3_600, seconds(60..=2_592_000);
+        interval: u64 = 3_600, seconds(60..=2_592_000), Now;
         /// Whether a running relay removes anything by itself. When this is off it only counts what would go, for `ratite info`, and
         /// `ratite prune` removes it.
-        apply: bool = true, Switch;
+        apply: bool = true, Switch, Now;
     }
 
     /// Backups that a running relay makes by itself, each checked after it was written. `ratite restore` brings one back.
     backup: Backup {
         /// The folder to write them to; without one there are none. Best on another disk. It is created when it is missing.
-        folder: Option<PathBuf> = None, OptionalFolder;
+        folder: Option<PathBuf> = None, OptionalFolder, Now;
         /// How often.
-        interval: u64 = 86_400, seconds(60..=31_536_000);
+        interval: u64 = 86_400, seconds(60..=31_536_000), Now;
         /// How many are kept; with a further one the oldest goes.
-        keep: u32 = 7, count(1..=10_000);
+        keep: u32 = 7, count(1..=10_000), Now;
     }
 
     /// What clients may ask for and send. The relay tells clients these limits (NIP-11).
@@ -383,15 +383,15 @@ settings! {
     membership: Membership {
         /// Whether the relay has members. It publishes who they are, signed with a key of its own, which is made for that: `ratite
         /// key` shows it. The list of allowed keys is then the list of members.
-        enabled: bool = false, Switch;
+        enabled: bool = false, Switch, Now;
         /// Whether only members may publish. Private messages to members are taken from everybody.
-        restrict_writes: bool = true, Switch;
+        restrict_writes: bool = true, Switch, Now;
         /// Whether only members may read. With both, clients have to authenticate before anything else.
-        restrict_reads: bool = false, Switch;
+        restrict_reads: bool = false, Switch, Now;
         /// How many invite codes that nobody has used yet a member may have. Members ask the relay for them with their client.
-        invites_per_member: u32 = 0, count(1..=1_000).or_zero("codes from administrators only");
+        invites_per_member: u32 = 0, count(1..=1_000).or_zero("codes from administrators only"), Now;
         /// How long such a code is good for. It admits one person.
-        invite_lifetime: u64 = 7 * 86_400, seconds(60..=315_360_000);
+        invite_lifetime: u64 = 7 * 86_400, seconds(60..=315_360_000), Now;
     }
 
     /// What the relay writes to its standard error. A line that would come again and again is left out after a while, and how often

@@ -219,16 +219,20 @@ fn check(copy: &Copy, bytes: u64, stop: &dyn Fn() -> bool) -> Result<u64, Backup
 
 /// The thread.
 pub(super) fn keep(core: &Arc<Core>, stop: Receiver<()>) {
-    let settings = core.settings();
-    let config = &settings.backup;
-    let mut next = 0;
+    let (mut next, mut schedule) = (0, None);
     loop {
         match stop.recv_timeout(LOOK) {
             Err(RecvTimeoutError::Timeout) => {}
             _ => return,
         }
-        let now = core.settings().clock.now();
-        if now < next {
+        // It may have changed since the last time, and then everything is looked at anew.
+        let settings = core.settings();
+        let (config, now) = (&settings.backup, settings.clock.now());
+        if schedule.as_ref() != Some(config) {
+            (next, schedule) = (0, Some(config.clone()));
+            *lock(&core.backup) = BackupState::default();
+        }
+        if now < next || config.folder.is_none() {
             continue;
         }
         let began = SystemTime::now();

@@ -82,8 +82,8 @@ const MICROS: u64 = 1_000;
 const MILLIS: u64 = 1_000_000;
 const SECOND: u64 = 1_000_000_000;
 
-/// Bounds for questions: a look-up takes microseconds, a walk through everything seconds.
-const QUERY_TIMES: &[u64] = &[
+/// Bounds for times: a look-up takes microseconds, a commit is mostly one fsync, a walk through everything takes seconds.
+const TIMES: &[u64] = &[
     50 * MICROS,
     100 * MICROS,
     250 * MICROS,
@@ -100,23 +100,6 @@ const QUERY_TIMES: &[u64] = &[
     SECOND,
     5 * SECOND,
     30 * SECOND,
-];
-
-/// Bounds for commits, most of which are one fsync.
-const COMMIT_TIMES: &[u64] = &[
-    250 * MICROS,
-    500 * MICROS,
-    MILLIS,
-    2_500 * MICROS,
-    5 * MILLIS,
-    10 * MILLIS,
-    25 * MILLIS,
-    50 * MILLIS,
-    100 * MILLIS,
-    250 * MILLIS,
-    500 * MILLIS,
-    SECOND,
-    5 * SECOND,
 ];
 
 /// Bounds for the number of events in a transaction.
@@ -290,6 +273,11 @@ pub struct Figures {
     pub commits: Histogram,
     /// Events in each of them.
     pub batches: Histogram,
+    /// Transactions that remove what retention lets go, in nanoseconds, from the wait for the write lock to the disk: what a publisher
+    /// waits for them.
+    pub prunes: Histogram,
+    /// Events in each of them.
+    pub pruned: Histogram,
 }
 
 impl Default for Figures {
@@ -298,10 +286,12 @@ impl Default for Figures {
             received: Messages::default(),
             sent: Messages::default(),
             events: Events::default(),
-            queries: std::array::from_fn(|_| Histogram::new(QUERY_TIMES)),
-            query_wait: Histogram::new(QUERY_TIMES),
-            commits: Histogram::new(COMMIT_TIMES),
+            queries: std::array::from_fn(|_| Histogram::new(TIMES)),
+            query_wait: Histogram::new(TIMES),
+            commits: Histogram::new(TIMES),
             batches: Histogram::new(BATCH_SIZES),
+            prunes: Histogram::new(TIMES),
+            pruned: Histogram::new(BATCH_SIZES),
         }
     }
 }

@@ -100,7 +100,7 @@ pub struct Settings {
     pub retention: Retention,
     /// Backups that are made by themselves.
     pub backup: Backup,
-    /// The core looks after retention by itself; a command that does so, or wants none of it, does not need that.
+    /// The core looks after retention and backups by itself; a command that does so, or wants none of it, does not need that.
     pub unattended: bool,
     /// The relay's own addresses, which AUTH (NIP-42) and requests to vanish (NIP-62) name.
     pub addresses: Arc<OwnAddresses>,
@@ -230,8 +230,8 @@ struct Core {
     store: Store,
     settings: Swap<Settings>,
     moderation: Arc<Moderation>,
-    /// The relay's own key, if it has one.
-    identity: Option<Identity>,
+    /// The relay's own key, once it has one.
+    identity: OnceLock<Identity>,
     /// What is published of members may differ from the lists.
     unpublished: AtomicBool,
     live: live::Live,
@@ -287,7 +287,7 @@ impl Relay {
         let figures: Arc<Figures> = Arc::default();
         let core = Arc::new(Core {
             moderation: Arc::new(Moderation::load(&store, gate)?),
-            identity,
+            identity: identity.map_or_else(OnceLock::new, OnceLock::from),
             unpublished: AtomicBool::new(true),
             live: live::Live::new(store.next_seq()?, live_tx, Arc::clone(&figures)),
             shortage_told: AtomicU64::new(0),
@@ -323,11 +323,9 @@ impl Relay {
             relay.spawn(&format!("reader-{i}"), |core| reader::run(core, queue))?;
         }
         relay.spawn("housekeeping", move |core| housekeeping(core, stop_rx, seen))?;
-        let settings = relay.core.settings();
-        if settings.backup.folder.is_some() {
+        if relay.core.settings().unattended {
+            // What they are to do may change while they run, from nothing to something.
             relay.spawn("backup", move |core| backup::keep(core, backups_stop))?;
-        }
-        if settings.unattended && settings.retention.is_on() {
             relay.spawn("retention", move |core| retention::keep_house(core, retention_stops))?;
         }
         Ok(relay)
@@ -360,15 +358,22 @@ impl Relay {
         self.core.settings()
     }
 
-    /// Puts the limits, the policy and the addresses of other settings in force, from the next event and the next question on. What the
-    /// core was built with stays: queues, threads, the clock, and the memory for questions.
-    pub fn change_settings(&self, new: Settings) {
+    /// Puts other settings in force, from the next event and the next question on. What the core was built with stays: queues, threads,
+    /// the clock, and the memory for questions. A relay that has members for the first time gets a key of its own; without one, nothing
+    /// changes.
+    pub fn change_settings(&self, new: Settings) -> Result<(), IdentityError> {
+        if new.membership.enabled && self.own_key().is_none() {
+            let identity = Identity::load_or_create(self.core.store.path())?;
+            // Another thread may have been faster, with the same file.
+            let _ = self.core.identity.set(identity);
+        }
         let old = self.core.settings();
-        let Settings { queue_bytes, callers, alone, ref clock, .. } = *old;
-        // A relay without a key of its own has no members before it is started anew.
+        let Settings { queue_bytes, callers, alone, unattended, ref clock, .. } = *old;
         self.core.moderation.set_gate(Gate::new(&new.membership, &new.policy, self.own_key()));
         self.core.unpublished.store(true, Relaxed);
-        self.core.settings.store(Settings { queue_bytes, callers, alone, clock: clock.clone(), ..new });
+        self.core.settings.store(Settings { queue_bytes, callers, alone, unattended, clock: clock.clone(), ..new });
+        self.core.ceiling.settle(self.core.settings().retention.config.max_size);
+        Ok(())
     }
 
     /// Waits for room for `bytes` of event in the ingest queue. This is where a flood of events meets its bound: the caller
@@ -480,7 +485,7 @@ impl Relay {
 
     /// The relay's own key, if it has one (NIP-11 `self`).
     pub fn own_key(&self) -> Option<PublicKey> {
-        self.core.identity.as_ref().map(Identity::pubkey)
+        self.core.identity.get().map(Identity::pubkey)
     }
 
     /// Connects a peer, whose answers go into `sink`; where the relay's addresses are configured, the first is the challenge for
@@ -616,7 +621,7 @@ impl Core {
 
     /// The key that signs what is said of members, where there are any.
     fn members(&self) -> Option<&Identity> {
-        self.identity.as_ref().filter(|_| self.moderation.gate().enabled)
+        self.identity.get().filter(|_| self.moderation.gate().enabled)
     }
 
     /// Begins a write transaction under the rules in force.

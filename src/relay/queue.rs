@@ -96,6 +96,8 @@ pub(super) enum ToWriter {
     /// Remove some of these, from the front, in one short transaction.
     Prune {
         seqs: Vec<Seq>,
+        /// How long the removal may take before its commit begins.
+        time: Duration,
         done: Sender<Result<Pruned, StoreError>>,
     },
     /// Changes to the operator's lists.

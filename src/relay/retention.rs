@@ -111,10 +111,19 @@ impl Ceiling {
         self.reached.load(Relaxed) && !self.hopeless.load(Relaxed)
     }
 
+    /// Forgets that it was reached when there is none any more.
+    pub fn settle(&self, max_size: u64) {
+        if max_size == 0 {
+            self.reached.store(false, Relaxed);
+            self.hopeless.store(false, Relaxed);
+        }
+    }
+
     /// Compares the database with its ceiling.
     pub fn measure(&self, store: &Store, max_size: u64) -> Result<u64, StoreError> {
         let used = store.used_bytes()?;
-        self.reached.store(used >= max_size, Relaxed);
+        // It may have been lifted a moment ago.
+        self.reached.store(max_size > 0 && used >= max_size, Relaxed);
         Ok(used)
     }
 }
@@ -162,18 +171,33 @@ pub(super) enum Mode {
     Hurried,
 }
 
-/// Removes the first of these events in one transaction: fewer than all when the time is up. Called by the writer.
-pub(super) fn prune(store: &Store, now: u64, seqs: &[u64]) -> Result<Pruned, StoreError> {
+/// Removes the first of these events in one transaction: fewer than all when the time is up before its commit, or when the database is
+/// too full for more. Called by the writer.
+pub(super) fn prune(core: &Core, seqs: &[u64], time: Duration) -> Result<Pruned, StoreError> {
     let began = Instant::now();
-    let (done, _) = store.remove_some(now, seqs.len(), |batch, few| {
-        let mut done = 0;
+    let (done, _) = core.store.remove_some(core.settings().clock.now(), seqs.len(), |batch, few| {
+        // A transaction that found no room is begun again, smaller, and has its own time.
+        let (began, mut done) = (Instant::now(), 0);
         for &seq in &seqs[..few] {
             batch.remove(seq)?;
             done += 1;
+            if began.elapsed() >= time {
+                break;
+            }
         }
         Ok(done)
     })?;
-    Ok(Pruned { done, took: began.elapsed() })
+    let took = began.elapsed();
+    core.figures.prunes.observe_time(took);
+    core.figures.pruned.observe(done as u64);
+    Ok(Pruned { done, took })
+}
+
+impl Mode {
+    /// What a transaction may take before its commit, however much was asked of it.
+    fn time(self) -> Duration {
+        if self == Mode::Hurried { HURRIED } else { SLOW_DISK }
+    }
 }
 
 /// How many events a transaction takes, learned from how long the last ones took.
@@ -250,7 +274,7 @@ impl Run<'_> {
             let next = &left[..self.pace.step.min(left.len())];
             let seqs = next.iter().map(|doomed| doomed.seq).collect();
             let (done, pruned) = crossbeam_channel::bounded(1);
-            let _ = self.core.writer.send(ToWriter::Prune { seqs, done });
+            let _ = self.core.writer.send(ToWriter::Prune { seqs, time: self.mode.time(), done });
             let pruned = pruned.recv().map_err(|_| RelayError::Closed)??;
             for doomed in &next[..pruned.done] {
                 self.plan.add(doomed.rule, self.amount(doomed));
@@ -448,19 +472,25 @@ fn report(core: &Core, plan: &Plan, looks: bool) -> Result<(), RelayError> {
         RuleReport { rule, due: if looks { amount } else { Amount::default() }, removed }
     });
     let report = RetentionReport { at: core.settings().clock.now(), rules: rules.collect() };
-    Ok(core.store.keep_retention_report(&report)?)
+    match core.store.keep_retention_report(&report) {
+        // Where there is no room for it, it is all the more important to go on and make some.
+        Err(StoreError::Full) => Ok(()),
+        kept => Ok(kept?),
+    }
 }
 
 /// The thread.
 pub(super) fn keep_house(core: &Arc<Core>, stop: Receiver<()>) {
-    let settings = core.settings();
-    let config = &settings.retention.config;
-    let mut next_run = core.settings().clock.now();
+    let mut last_run: Option<(u64, Retention)> = None;
     loop {
         match stop.recv_timeout(LOOK) {
             Err(RecvTimeoutError::Timeout) => {}
             _ => return,
         }
+        // They may have changed since the last time.
+        let settings = core.settings();
+        let (retention, now) = (&settings.retention, settings.clock.now());
+        let config = &retention.config;
         if config.max_size > 0
             && let Err(error) = look_at_ceiling(core)
         {
@@ -468,11 +498,13 @@ pub(super) fn keep_house(core: &Arc<Core>, stop: Receiver<()>) {
                 "the database is larger than retention.max_size allows, and cannot be made smaller: {error}"
             );
         }
-        let now = core.settings().clock.now();
-        if now < next_run || config.rules.is_empty() {
+        // Other rules are a reason to look at once.
+        let is_due =
+            last_run.as_ref().is_none_or(|(at, by)| now >= at.saturating_add(config.interval) || by != retention);
+        if !is_due || config.rules.is_empty() {
             continue;
         }
-        next_run = now.saturating_add(config.interval);
+        last_run = Some((now, retention.clone()));
         let mode = if config.apply { Mode::Gentle } else { Mode::Look };
         let began = Instant::now();
         match run(core, mode, &mut |_, _| ControlFlow::Continue(())) {
@@ -578,5 +610,75 @@ pub(super) fn note_stored(core: &Core, bytes: usize) {
         if let Err(error) = core.ceiling.measure(&core.store, max_size) {
             tracing::warn!("the size of the database cannot be measured: {error}");
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// How long the transactions of a run take on a disk that needs `commit` for each and `each` for each event in it, both microseconds.
+    fn transactions(mode: Mode, commit: impl Fn(usize) -> u64, each: u64, count: usize) -> Vec<(usize, Duration)> {
+        let mut pace = Pace::new(mode);
+        let run = (0..count).map(|i| {
+            let done = pace.step;
+            let took = Duration::from_micros(commit(i) + each * done as u64);
+            pace.learn(&Pruned { done, took });
+            (done, took)
+        });
+        run.collect()
+    }
+
+    #[test]
+    fn no_transaction_beside_publishers_takes_fifty_milliseconds_on_any_disk_that_commits_within_thirty() {
+        for commit in [100, 500, 1_000, 5_000, 10_000, 20_000, 30_000] {
+            for each in [1, 5, 20, 100, 500, 1_000] {
+                let run = transactions(Mode::Gentle, |_| commit, each, 500);
+                let longest = run.iter().map(|(_, took)| *took).max().unwrap();
+                assert!(longest <= Duration::from_millis(50), "{commit} and {each} each: {longest:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn after_a_disk_became_slower_transactions_become_smaller_at_once_and_larger_again_when_it_recovers() {
+        let slow = 300..330;
+        let disk = |i: usize| if slow.contains(&i) { 25_000 } else { 500 };
+        let run = transactions(Mode::Gentle, disk, 20, 2_000);
+        let before = run[slow.start - 1].0;
+        assert!(before > 300, "{before} events when the disk is fast");
+        // The one that met it could not know.
+        let long = run[slow.start + 1..].iter().filter(|(_, took)| *took > Duration::from_millis(50)).count();
+        assert_eq!(long, 0);
+        assert!(run[slow.end - 1].0 < before);
+        assert!(run.last().unwrap().0 > 300);
+    }
+
+    #[test]
+    fn a_transaction_ends_when_its_time_is_up() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = Store::open(folder.path(), 1 << 30).unwrap();
+        let settings =
+            crate::relay::Settings { unattended: false, ..crate::relay::Settings::from_config(&Default::default()) };
+        let relay = crate::relay::Relay::start(store, settings).unwrap();
+        let note = |n: u8| crate::nostr::Event {
+            id: crate::nostr::EventId([n; 32]),
+            pubkey: PublicKey([n; 32]),
+            created_at: 1_700_000_000,
+            kind: crate::nostr::Kind(1),
+            tags: crate::nostr::Tags::new(),
+            content: "".into(),
+            sig: crate::nostr::Signature([0; 64]),
+        };
+        relay.ingest((0..20).map(note).collect(), true).recv().unwrap();
+        let prune = |seqs: std::ops::Range<u64>, time| {
+            let (done, pruned) = crossbeam_channel::bounded(1);
+            relay.core.writer.send(ToWriter::Prune { seqs: seqs.collect(), time, done }).unwrap();
+            pruned.recv().unwrap().unwrap().done
+        };
+        assert_eq!(prune(0..20, Duration::ZERO), 1, "there is no end without one");
+        assert_eq!(prune(1..20, Duration::MAX), 19);
+        assert_eq!(relay.store().occupancy().unwrap().events, 0);
+        relay.shutdown();
     }
 }

@@ -72,7 +72,7 @@ fn turn(core: &Core, first: ToWriter, queue: &Receiver<ToWriter>) -> (Option<ToW
             }
             ToWriter::Remove { ids, done } => removals.push((ids, done)),
             ToWriter::Lists { task, done } => lists.push((task, done)),
-            ToWriter::Prune { seqs, done } => prunes.push((seqs, done)),
+            ToWriter::Prune { seqs, time, done } => prunes.push((seqs, time, done)),
             ToWriter::Sweep => sweep = true,
             ToWriter::Probe => probe = true,
             ToWriter::Ping(done) => pings.push(done),
@@ -98,8 +98,8 @@ fn turn(core: &Core, first: ToWriter, queue: &Receiver<ToWriter>) -> (Option<ToW
         note_failure(core, removed.as_ref().err());
         let _ = done.send(removed);
     }
-    for (seqs, done) in prunes {
-        let pruned = retention::prune(&core.store, core.settings().clock.now(), &seqs);
+    for (seqs, time, done) in prunes {
+        let pruned = retention::prune(core, &seqs, time);
         probe |= pruned.is_ok();
         note_failure(core, pruned.as_ref().err());
         let _ = done.send(pruned);

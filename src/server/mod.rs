@@ -517,7 +517,7 @@ impl Apply for Running {
         let site = Site::new(config, Arc::clone(&self.vitals) as _, self.token.clone())
             .map_err(|error| ServerError::Pages(error).to_string())?
             .of(shared.relay.clone(), Arc::clone(&self.memory));
-        shared.relay.change_settings(Settings::from_config(config));
+        shared.relay.change_settings(Settings::from_config(config)).map_err(|error| error.to_string())?;
         shared.doorman.limiter.change(&config.rates);
         shared.doorman.proxies.store(Proxies::new(config));
         bind::raise_file_limit(config.listen.max_connections, OVERFLOW);

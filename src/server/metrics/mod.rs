@@ -186,6 +186,16 @@ fn storage(page: &mut Page, stats: &Stats, figures: &Figures) {
         &figures.batches.read(),
         1.0,
     );
+    page.histogram(
+        "ratite_prune_seconds",
+        "Transactions that remove what retention lets go, from the wait for the write lock to the disk's word: publishers wait as long.",
+    )
+    .observed(&[], &figures.prunes.read(), NANOSECONDS);
+    page.histogram("ratite_prune_events", "Events that retention removed in one transaction.").observed(
+        &[],
+        &figures.pruned.read(),
+        1.0,
+    );
 }
 
 fn limits(page: &mut Page, vitals: &Vitals) {

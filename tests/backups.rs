@@ -3,6 +3,8 @@
 #![allow(clippy::unwrap_used, reason = "a failed unwrap fails the test")]
 
 mod common;
+#[path = "common/disk.rs"]
+mod disk;
 
 use std::fs;
 use std::ops::ControlFlow;
@@ -115,6 +117,27 @@ fn a_backup_that_fails_is_known_and_the_relay_goes_on() {
     });
     let left = fs::read_dir(&place).unwrap().count();
     assert_eq!(left, 3, "the backup, the lock, and what is not ours");
+}
+
+#[test]
+fn a_scheduled_backup_on_a_full_disk_waits_for_room_and_leaves_nothing_behind() {
+    let folder = tempfile::tempdir().unwrap();
+    let Some(disk) = disk::Disk::mount(16, folder.path()) else { return };
+    disk.leave(0);
+    let place = folder.path().join("backups");
+    let relay = TestRelay::with(with_backups(&place));
+    let event = note(1, NOW, "first");
+    assert_eq!(relay.publish(&event), Outcome::Stored);
+    wait_for("the failure is known", || relay.relay.stats().backup.failure.is_some());
+    let failure = relay.relay.stats().backup.failure.unwrap();
+    assert!(failure.contains(&format!("{} has ", place.display())) && failure.contains(" are needed"), "{failure}");
+    assert_eq!(backups(&place), [PathBuf::new(); 0]);
+
+    disk.relieve();
+    relay.clock.set(NOW + DAY);
+    wait_for("it works again", || relay.relay.stats().backup.failure.is_none() && !backups(&place).is_empty());
+    assert_eq!(restored(&backups(&place)[0]), [json(&event)]);
+    assert_eq!(fs::read_dir(&place).unwrap().count(), 2, "the backup and the lock");
 }
 
 #[test]

@@ -4,12 +4,13 @@
 #![allow(clippy::unwrap_used, reason = "a failed unwrap fails the test")]
 
 mod common;
+#[path = "common/disk.rs"]
+mod disk;
 mod wire;
 
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::ops::ControlFlow;
-use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use ratite::nostr::{Event, EventId, Filter, Kind, Tags, UnsignedEvent};
@@ -17,6 +18,7 @@ use ratite::relay::{Clock, Outcome};
 use ratite::store::Store;
 use secp256k1::Keypair;
 
+use disk::Disk;
 use wire::process::{RelayProcess, ratite};
 use wire::{Socket, TestRelay, eventually, health};
 
@@ -234,30 +236,6 @@ fn a_relay_notices_that_another_process_made_room() {
     assert!(ended.status.success(), "{ended:?}");
     eventually("the relay is healthy again, though nobody publishes", || health(relay.address).0 == 200);
     assert_takes_events(relay.address, &refused);
-}
-
-/// A small disk of its own; unmounted when it is dropped.
-struct Disk(PathBuf);
-
-impl Disk {
-    /// `None`, and why, where mounting is not allowed.
-    fn mount(mebibytes: usize, folder: &Path) -> Option<Disk> {
-        let options = format!("size={mebibytes}m");
-        let mount = Command::new("mount").args(["-t", "tmpfs", "-o", &options, "tmpfs"]).arg(folder).output();
-        match mount {
-            Ok(output) if output.status.success() => Some(Disk(folder.into())),
-            other => {
-                eprintln!("no disk can be mounted here, the test over a full disk was passed over: {other:?}");
-                None
-            }
-        }
-    }
-}
-
-impl Drop for Disk {
-    fn drop(&mut self) {
-        let _ = Command::new("umount").arg("-l").arg(&self.0).status();
-    }
 }
 
 #[test]

@@ -18,7 +18,7 @@ use super::{text, time, verify};
 use crate::config::Backup;
 use crate::relay::backup::{BackupError, Made, make_if_due, name};
 use crate::server::neighbours;
-use crate::store::{VerifyReport, copy, copy::Copy};
+use crate::store::{StoreError, VerifyReport, copy, copy::Copy};
 
 /// Write the whole database into one file
 #[derive(Args, Debug)]
@@ -60,13 +60,13 @@ pub(super) struct BackupArgs {
 #[command(
     long_about = "Bring a backup back: copy it into the data folder and check it there, before anything else is touched. No relay and no \
         other command may use the folder meanwhile.\n\n\
-        A database that is there already stays unless --replace is given, and then it is kept under another name beside the new one. Tables, pages and ids are checked; `ratite verify --deep` \
-        checks signatures too.",
+        A database that is there already stays unless --replace is given, and then it is kept under another name beside the new one. Tables, pages and ids are checked, and with \
+        --deep signatures too.",
     after_help = "\
 Examples:
   ratite restore /var/backups/ratite/ratite-2026-01-31T03-00-00Z.mdb
   ratite --data ./elsewhere restore events.mdb
-  ratite restore events.mdb --replace
+  ratite restore events.mdb --replace --deep
 
 Exit codes: 0 the backup is in place and in order, 1 nothing was changed."
 )]
@@ -77,6 +77,9 @@ pub(super) struct RestoreArgs {
     /// Replace the database that is there, and keep it as data.mdb.TIME
     #[arg(long)]
     replace: bool,
+    /// Check signatures as well, on all cores
+    #[arg(long)]
+    deep: bool,
     /// Print the result as JSON
     #[arg(long)]
     json: bool,
@@ -117,12 +120,12 @@ pub(super) fn backup(args: &BackupArgs, globals: &Globals) -> Outcome {
     let bytes = store.used_bytes()?;
     let folder = beside(&target, ".partial");
     check_room(&folder, bytes)?;
-    let copy = Copy::begin(&folder).map_err(|error| unwritable(&target, error.into()))?;
+    let copy = Copy::begin(&folder)?;
     let stop = Stop::on_signals();
     let copy = write(store, copy, bytes, &stop)?;
-    let report = checked(&copy, config.storage.map_size, &stop, "the backup")?;
+    let report = checked(&copy, config.storage.map_size, false, &stop, "the backup")?;
     let bytes = fs::metadata(copy.file()).map_or(bytes, |metadata| metadata.len());
-    copy.put(&target).map_err(|error| unwritable(&target, Failure::io("it cannot be renamed", &error, "")))?;
+    copy.put(&target).map_err(|source| StoreError::Copy { path: target.clone(), source })?;
     tell("backup", &target, &report, bytes, started, args.json)
 }
 
@@ -184,7 +187,7 @@ pub(super) fn write(store: crate::store::Store, copy: Copy, bytes: u64, stop: &S
     }
     drop(progress);
     match writer.join() {
-        Ok(written) => written.map_err(|error| unwritable(&file, error.into()))?,
+        Ok(written) => written?,
         Err(panic) => std::panic::resume_unwind(panic),
     }
     Arc::into_inner(copy).ok_or_else(|| Failure::new("the copy is still being written", "Please report this."))
@@ -216,7 +219,8 @@ pub(super) fn restore(args: &RestoreArgs, globals: &Globals) -> Outcome {
     let stop = Stop::on_signals();
     let copy = Copy::begin(&folder)?;
     fill(&copy, &mut input, bytes, &stop, &unreadable)?;
-    let report = checked(&copy, config.storage.map_size, &stop, &source.display().to_string())?;
+    let report = checked(&copy, config.storage.map_size, args.deep, &stop, &source.display().to_string())?;
+    prepare(&copy, config.storage.map_size)?;
     // Somebody may have come in the meantime.
     ensure_unused(data)?;
     let kept = kept_as(data);
@@ -236,7 +240,7 @@ fn fill(
     unreadable: &dyn Fn(&io::Error) -> Failure,
 ) -> Result<(), Failure> {
     let mut output = copy.create()?;
-    let failed = |error: &io::Error| unwritable(&copy.file(), Failure::io("it cannot be written", error, ""));
+    let failed = |source| StoreError::Copy { path: copy.file(), source };
     let mut progress = Progress::new("bytes read", Some(bytes));
     let (mut buffer, mut done) = (vec![0; 1 << 20], 0);
     loop {
@@ -245,23 +249,35 @@ fn fill(
         }
         let count = input.read(&mut buffer).map_err(|error| unreadable(&error))?;
         if count == 0 {
-            return output.sync_all().map_err(|error| failed(&error));
+            return Ok(output.sync_all().map_err(failed)?);
         }
-        output.write_all(&buffer[..count]).map_err(|error| failed(&error))?;
+        output.write_all(&buffer[..count]).map_err(failed)?;
         done += count as u64;
         progress.at(done, done);
     }
 }
 
-/// Checks a copy where it lies.
-pub(super) fn checked(copy: &Copy, map_size: u64, stop: &Stop, what: &str) -> Result<VerifyReport, Failure> {
-    let store = copy.open(map_size).map_err(|error| {
-        Failure::new(
+/// Has a copy that is to be used set pages aside for a full disk: none are free in it.
+pub(super) fn prepare(copy: &Copy, map_size: u64) -> Result<(), Failure> {
+    Ok(copy.open(map_size)?.fill_reserve()?)
+}
+
+/// Checks a copy where it lies; signatures only if it is to be `deep`.
+pub(super) fn checked(
+    copy: &Copy,
+    map_size: u64,
+    deep: bool,
+    stop: &Stop,
+    what: &str,
+) -> Result<VerifyReport, Failure> {
+    let store = copy.open(map_size).map_err(|error| match error {
+        StoreError::Copy { .. } => error.into(),
+        error => Failure::new(
             format!("{what} is no database that can be used: {error}"),
             "Name a file that `ratite backup` wrote.",
-        )
+        ),
     })?;
-    let report = verify::check(&store, false, stop)?;
+    let report = verify::check(&store, deep, stop)?;
     match report.faults.first() {
         None => Ok(report),
         Some(first) => Err(Failure::new(
@@ -312,16 +328,6 @@ fn beside(file: &Path, suffix: &str) -> PathBuf {
     let mut name = file.as_os_str().to_owned();
     name.push(suffix);
     name.into()
-}
-
-fn unwritable(file: &Path, why: Failure) -> Failure {
-    match why {
-        Failure::Error { what, .. } => Failure::new(
-            format!("{} cannot be written: {what}", file.display()),
-            "Check that the folder exists, that you may write to it, and that there is room.",
-        ),
-        other => other,
-    }
 }
 
 fn tell(what: &str, place: &Path, report: &VerifyReport, bytes: u64, started: Instant, json: bool) -> Outcome {

@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use clap::Args;
 
-use super::backup::{checked, ensure_unused, kept_as, write};
+use super::backup::{checked, ensure_unused, kept_as, prepare, write};
 use super::disk::check_room;
 use super::failure::{CLEAN, Failure, Outcome, things};
 use super::globals::Globals;
@@ -46,7 +46,8 @@ pub(super) fn run(args: &CompactArgs, globals: &Globals) -> Outcome {
     check_room(&folder, bytes)?;
     let stop = Stop::on_signals();
     let copy = write(store, Copy::begin(&folder)?, bytes, &stop)?;
-    let report = checked(&copy, config.storage.map_size, &stop, "the new file")?;
+    let report = checked(&copy, config.storage.map_size, false, &stop, "the new file")?;
+    prepare(&copy, config.storage.map_size)?;
     let after = fs::metadata(copy.file()).map_or(0, |metadata| metadata.len());
     // Who came in the meantime has the old file open.
     ensure_unused(data)?;

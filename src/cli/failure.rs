@@ -97,6 +97,13 @@ impl From<StoreError> for Failure {
                     },
                 );
             }
+            StoreError::Copy { path, source } => {
+                return Failure::io(
+                    format!("{} cannot be written", path.display()),
+                    source,
+                    "Check that the folder exists, that you may write to it, and that there is room.",
+                );
+            }
             StoreError::Damaged(_) => RESCUE,
             StoreError::Lmdb(_) => "If this happens again, please report it with the lines above.",
         };

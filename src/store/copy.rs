@@ -9,7 +9,7 @@ use heed::CompactionOption;
 use rustix::process::{Flock, FlockType, fcntl_getlk};
 
 use super::file::Reader;
-use super::{Store, StoreError, open};
+use super::{Store, StoreError, is_disk_full, open};
 
 /// A database on its way to its place: a folder of its own, removed again unless it is put there.
 pub struct Copy {
@@ -29,7 +29,11 @@ impl Store {
     /// long as it takes: what is freed meanwhile is not used again before its end.
     pub fn copy_into(&self, copy: &Copy) -> Result<(), StoreError> {
         let mut file = copy.create()?;
-        self.env().copy_to_file(&mut file, CompactionOption::Enabled)?;
+        self.env().copy_to_file(&mut file, CompactionOption::Enabled).map_err(|error| match error.into() {
+            // It is the disk of the copy that is full.
+            StoreError::Full => copy.failed(io::ErrorKind::StorageFull.into()),
+            other => other,
+        })?;
         file.sync_all().map_err(|source| copy.failed(source))
     }
 }
@@ -60,7 +64,12 @@ impl Copy {
 
     /// Opens it, to see whether it is whole.
     pub fn open(&self, map_size: u64) -> Result<Store, StoreError> {
-        Store::open_existing(&self.folder, map_size)
+        Store::open_existing(&self.folder, map_size).map_err(|error| match error {
+            StoreError::Full => self.failed(io::ErrorKind::StorageFull.into()),
+            // For the few bytes that it takes to open it.
+            StoreError::Open { source, .. } if is_disk_full(&source) => self.failed(source),
+            other => other,
+        })
     }
 
     /// Gives the file its name in the end, replacing what has it. Nobody may have the copy open.
@@ -76,7 +85,7 @@ impl Copy {
     }
 
     fn failed(&self, source: io::Error) -> StoreError {
-        StoreError::Open { path: self.folder.clone(), source }
+        StoreError::Copy { path: self.folder.clone(), source }
     }
 }
 

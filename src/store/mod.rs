@@ -72,6 +72,14 @@ pub enum StoreError {
         /// What the system said.
         source: io::Error,
     },
+    /// A copy of the database cannot be written.
+    #[error("{path} cannot be written: {source}")]
+    Copy {
+        /// Its file or its folder.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
     /// The database was written by another version of ratite.
     #[error(
         "the database has schema version {found}, this program knows version {known}: use the program that wrote it, or export there and import here"

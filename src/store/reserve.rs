@@ -27,6 +27,10 @@ const SLACK: u64 = 32;
 /// pages side by side.
 const STEP: u64 = 128;
 
+/// Pages that drawing on the reserve itself takes, and more: copies of those on the way to its last entry, to the root of all tables and
+/// to the list of free pages.
+const FIRST: u64 = 16;
+
 /// Storing an event takes copies of pages in each table, and leaves as many for the next but one. So many pages, within these bounds
 /// half as many as in the reserve, count as room.
 const ROOM: RangeInclusive<u64> = 64..=512;
@@ -72,11 +76,16 @@ impl Store {
     /// Fills the reserve up in a transaction of its own, as far as there are pages; those that storing an event takes are left.
     pub fn fill_reserve(&self) -> Result<(), StoreError> {
         let pages = self.reserve_pages()?;
-        let wanted = self.reserve_wanted().min(pages + self.pages_left()?.saturating_sub(2 * self.room()));
-        if wanted <= pages {
+        let wanted = self.reserve_wanted().min(pages + self.pages_left()?.saturating_sub(2 * self.room())).max(pages);
+        if wanted == pages && self.free_pages()? >= FIRST {
             return Ok(());
         }
-        match self.write(|txn| resize(self, txn, wanted)) {
+        // What grew the file left next to nothing that is free, and the disk may be filled up by others before the next commit: a few pages
+        // are given back at once, and made usable, because no page can be drawn from the reserve without some.
+        let grown = self.write(|txn| resize(self, txn, wanted + FIRST));
+        let given =
+            grown.and_then(|()| self.write(|txn| resize(self, txn, wanted))).and_then(|()| self.age_free_pages());
+        match given {
             // A reader came between, or another process was faster. It is tried again.
             Err(StoreError::Full) => Ok(()),
             written => written,

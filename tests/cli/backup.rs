@@ -216,6 +216,11 @@ fn verify_finds_what_is_wrong() {
     forged.sig.0[5] ^= 1;
     place.write("forged.jsonl", json(&forged));
     assert_eq!(place.run(&["import", "--no-verify", "forged.jsonl"]).code, 0);
+    assert_eq!(place.run(&["backup", "forged.mdb"]).code, 0);
+    let ended = place.run(&["--data", "deep", "restore", "--deep", "forged.mdb"]);
+    ended.assert_failed("forged.mdb is not in order: 1 fault found, the first: event 12 has a signature");
+    assert!(!place.path("deep/data.mdb").exists() && !place.path("deep/restore.partial").exists());
+    assert_eq!(place.run(&["--data", "shallow", "restore", "forged.mdb"]).code, 0);
     assert_eq!(place.run(&["verify"]).code, 0, "without --deep nobody looks at signatures");
     let ended = place.run(&["verify", "--deep"]);
     ended.assert_failed("the database has 1 fault");

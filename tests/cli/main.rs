@@ -6,7 +6,10 @@ mod admin;
 mod backup;
 mod config;
 mod damage;
+#[path = "../common/disk.rs"]
+mod disk;
 mod export;
+mod full;
 mod import;
 mod moving;
 mod place;

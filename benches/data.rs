@@ -459,7 +459,11 @@ fn million(args: &Args, folder: &Path) -> Result<()> {
         while number_of < first + count {
             let at = END + number_of;
             let which = (number_of / 2) as usize;
-            let like = if number_of % 2 == 0 { &versions[which % versions.len()] } else { &notes[which % notes.len()] };
+            let like = if number_of.is_multiple_of(2) {
+                &versions[which % versions.len()]
+            } else {
+                &notes[which % notes.len()]
+            };
             batch.push(Event::parse(&workload.again(like, at).json()).map_err(|error| format!("an event: {error}"))?);
             number_of += 1;
             if batch.len() < BATCH && number_of < first + count {

@@ -131,7 +131,7 @@ fn a_scheduled_backup_on_a_full_disk_waits_for_room_and_leaves_nothing_behind() 
     wait_for("the failure is known", || relay.relay.stats().backup.failure.is_some());
     let failure = relay.relay.stats().backup.failure.unwrap();
     assert!(failure.contains(&format!("{} has ", place.display())) && failure.contains(" are needed"), "{failure}");
-    assert_eq!(backups(&place), [PathBuf::new(); 0]);
+    assert!(backups(&place).is_empty());
 
     disk.relieve();
     relay.clock.set(NOW + DAY);

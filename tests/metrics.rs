@@ -253,6 +253,52 @@ fn every_act_is_counted_once() {
 }
 
 #[test]
+fn what_is_stored_is_told_by_kind_by_table_and_by_rule_of_retention() {
+    const DAY: u64 = 86_400;
+    let (relay, monitor) = with_monitor(|config| {
+        config.retention.rules = vec!["1: 10d".parse().unwrap(), "others: forever".parse().unwrap()];
+        config.retention.apply = false;
+    });
+    let mut socket = relay.connect();
+    let oldest = wire::now() - 20 * DAY;
+    let notes = [sign(1, 1, oldest, &[], "old"), sign(1, 1, oldest + 1, &[], "old too"), wire::event(1, 1, "young")];
+    // Two of kinds that nobody knows make no kinds of their own.
+    for event in notes.iter().chain(&[wire::event(1, 33_333, "e"), wire::event(1, 2_222, "f")]) {
+        socket.publish(event);
+        assert_eq!(socket.hears("OK", &event.id.to_string())[2], true);
+    }
+    let plan = relay.relay.plan_retention(&mut |_, _| std::ops::ControlFlow::Continue(())).unwrap();
+    assert_eq!(plan.total().events, 2);
+    eventually("it is told", || scrape(monitor).get("ratite_retention_due_events{rule=1: 10d}") == Some(&2.0));
+    let samples = scrape(monitor);
+    assert_eq!(
+        pick(&samples, "ratite_stored_kind_events"),
+        [("{kind=1}".to_owned(), 3.0), ("{kind=other}".to_owned(), 2.0)]
+    );
+    assert!(
+        samples["ratite_stored_kind_bytes{kind=1}"] > 300.0 && samples["ratite_stored_kind_bytes{kind=other}"] > 200.0
+    );
+    assert_eq!(samples["ratite_table_entries{table=events}"], 5.0);
+    assert!(pick(&samples, "ratite_table_bytes").len() > 10 && samples["ratite_table_bytes{table=time}"] > 0.0);
+    assert_eq!(samples["ratite_oldest_event_time_seconds{}"], oldest as f64);
+    assert!(samples["ratite_newest_event_time_seconds{}"] >= (oldest + 20 * DAY) as f64);
+    assert_eq!(samples["ratite_retention_due_bytes{rule=1: 10d}"], plan.total().bytes as f64);
+    assert_eq!(samples["ratite_retention_due_events{rule=others: forever}"], 0.0);
+    assert_eq!(samples["ratite_retention_removed_events_total{rule=1: 10d}"], 0.0);
+    let page = http(relay.address, b"GET / HTTP/1.1\r\nHost: h\r\nAccept: text/html\r\n\r\n");
+    assert!(page.contains("<p>Stored: 3 of kind 1; the oldest event is of "), "{page}");
+
+    // They go, and that is told as well.
+    relay.relay.prune(true, &mut |_, _| std::ops::ControlFlow::Continue(())).unwrap();
+    eventually("they are gone", || {
+        scrape(monitor).get("ratite_retention_removed_events_total{rule=1: 10d}") == Some(&2.0)
+    });
+    let samples = scrape(monitor);
+    assert_eq!(samples["ratite_stored_kind_events{kind=1}"], 1.0);
+    assert_eq!((samples["ratite_prune_events_sum{}"], samples["ratite_prune_seconds_count{}"]), (2.0, 1.0));
+}
+
+#[test]
 fn refusals_at_the_door_and_limits_are_counted() {
     let (relay, monitor) = with_monitor(|config| {
         config.rates.exempt = Vec::new();

@@ -12,7 +12,9 @@ use super::globals::Globals;
 use super::output::{print, print_json};
 use super::signals::Stop;
 use super::text;
+use crate::server::neighbours;
 use crate::store::copy::{self, Copy};
+use crate::store::{Occupancy, Store};
 
 /// Give free pages of the database back to the disk
 #[derive(Args, Debug)]
@@ -35,7 +37,12 @@ pub(super) struct CompactArgs {
 
 pub(super) fn run(args: &CompactArgs, globals: &Globals) -> Outcome {
     let started = Instant::now();
-    ensure_unused(&globals.load()?.storage.path)?;
+    let config = globals.load()?;
+    let data = &config.storage.path;
+    if let Some(relay) = neighbours(data).unwrap_or_default().first() {
+        return Err(in_use(relay.pid, &globals.open_existing()?.0)?);
+    }
+    ensure_unused(data)?;
     let (store, config) = globals.open_existing()?;
     let data = &config.storage.path;
     let file = data.join("data.mdb");
@@ -78,4 +85,18 @@ pub(super) fn run(args: &CompactArgs, globals: &Globals) -> Outcome {
         ))?;
     }
     Ok(CLEAN)
+}
+
+/// Why nothing is done while a relay runs, and what it would be good for. Whoever has the old file open would go on writing to it.
+fn in_use(pid: u32, store: &Store) -> Result<Failure, Failure> {
+    let Occupancy { file_bytes, free_bytes, .. } = store.occupancy()?;
+    Ok(Failure::new(
+        format!("a relay uses {}: process {pid}", store.path().display()),
+        format!(
+            "Stop it, run this again, and start it: meanwhile {} are copied and read once more. It can wait: of the file, {} are free, \
+             and they are used again before it grows.",
+            text::size(file_bytes - free_bytes.min(file_bytes)),
+            text::size(free_bytes)
+        ),
+    ))
 }

@@ -54,7 +54,7 @@ pub use figures::{Counter, Events, Figures, Histogram, Messages, Observed, Verb}
 pub use live_event::LiveText;
 pub use outcome::Outcome;
 pub use peer::Group;
-pub use pulse::MINUTES;
+pub use pulse::{Holdings, MINUTES};
 pub use retention::{CEILING, Plan, Retention, Watch};
 pub use subscription::Sink;
 pub use swap::Swap;
@@ -508,6 +508,11 @@ impl Relay {
         answer.await.is_ok()
     }
 
+    /// What is stored, as of the last ten seconds.
+    pub fn holdings(&self) -> Holdings {
+        self.core.pulse.holdings()
+    }
+
     /// Figures of this moment.
     pub fn stats(&self) -> Stats {
         let core = &self.core;
@@ -655,7 +660,7 @@ fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
 fn housekeeping(core: &Arc<Core>, stop: Receiver<()>, mut seen: usize) {
     const LOOK: Duration = Duration::from_millis(100);
     let (mut swept_at, mut counted) = (0, false);
-    let mut measured = None;
+    let (mut measured, mut held) = (None, None);
     for tick in 0u64.. {
         match stop.recv_timeout(LOOK) {
             Err(crossbeam_channel::RecvTimeoutError::Timeout) => {}
@@ -682,6 +687,14 @@ fn housekeeping(core: &Arc<Core>, stop: Receiver<()>, mut seen: usize) {
             match core.store.occupancy() {
                 Ok(occupancy) => core.pulse.occupied(occupancy),
                 Err(error) => tracing::warn!("measuring the database failed: {error}"),
+            }
+        }
+        // A look at each kind that is stored, of which there may be thousands.
+        if tick % 100 == 0 && held != Some(commit) {
+            held = Some(commit);
+            match core.store.info() {
+                Ok(info) => core.pulse.holds(info.into()),
+                Err(error) => tracing::warn!("reading what is stored failed: {error}"),
             }
         }
         let now = core.settings().expiry_time();

@@ -4,15 +4,45 @@
 use std::collections::VecDeque;
 use std::sync::Mutex;
 
+use super::figures::KINDS;
 use super::lock;
-use crate::store::Occupancy;
+use crate::store::{KindInfo, Occupancy, RetentionReport, StoreInfo, TableInfo};
 
 /// Minutes that are remembered.
 pub const MINUTES: usize = 60;
 
+/// What is stored, from counters that are kept with it: nothing is searched for this.
+#[derive(Clone, Debug, Default, serde::Serialize)]
+pub struct Holdings {
+    /// The kinds that are stored of those that are counted each for itself ([`KINDS`]), the most frequent first.
+    pub kinds: Vec<KindInfo>,
+    /// Events of all other kinds, and bytes of their records.
+    pub others: (u64, u64),
+    /// Every table of the database.
+    pub tables: Vec<TableInfo>,
+    /// `created_at` of the oldest event.
+    pub oldest: Option<u64>,
+    /// `created_at` of the newest event.
+    pub newest: Option<u64>,
+    /// What each rule of retention would free, and has; `None` when nobody has looked.
+    pub retention: Option<RetentionReport>,
+}
+
+impl From<StoreInfo> for Holdings {
+    fn from(info: StoreInfo) -> Holdings {
+        let StoreInfo { oldest, newest, tables, statistics, retention, .. } = info;
+        let (kinds, others) =
+            statistics.kinds.into_iter().partition::<Vec<_>, _>(|kind| KINDS.binary_search(&kind.kind).is_ok());
+        let sum = |of: fn(&KindInfo) -> u64| others.iter().map(of).sum();
+        let others = (sum(|kind| kind.events), sum(|kind| kind.bytes));
+        Holdings { kinds, others, tables, oldest, newest, retention }
+    }
+}
+
 #[derive(Debug, Default)]
 struct State {
     occupancy: Occupancy,
+    holdings: Holdings,
     /// Events taken in whole minutes, the latest last.
     minutes: VecDeque<u64>,
     /// The current minute, since 1970.
@@ -59,6 +89,16 @@ impl Pulse {
         lock(&self.state).occupancy
     }
 
+    /// Notes what is stored.
+    pub fn holds(&self, holdings: Holdings) {
+        lock(&self.state).holdings = holdings;
+    }
+
+    /// What was stored when it was last looked at.
+    pub fn holdings(&self) -> Holdings {
+        lock(&self.state).holdings.clone()
+    }
+
     /// Events taken in each of the last whole minutes, the latest last; no more than [`MINUTES`], and fewer after the start.
     pub fn minutes(&self) -> Vec<u64> {
         lock(&self.state).minutes.iter().copied().collect()
@@ -68,6 +108,29 @@ impl Pulse {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_strangers_think_of_makes_no_kind_of_its_own() {
+        let kind = |kind, events| KindInfo { kind, events, bytes: events * 100 };
+        let info = StoreInfo {
+            events: 0,
+            next_seq: 0,
+            schema_version: 1,
+            file_bytes: 0,
+            free_bytes: 0,
+            oldest: Some(5),
+            newest: None,
+            tables: Vec::new(),
+            statistics: crate::store::Statistics {
+                kinds: vec![kind(39_999, 50), kind(1, 40), kind(2, 30), kind(0, 20)],
+                complete: true,
+            },
+            retention: None,
+        };
+        let holdings = Holdings::from(info);
+        assert_eq!(holdings.kinds, [kind(1, 40), kind(0, 20)]);
+        assert_eq!((holdings.others, holdings.oldest), ((80, 8_000), Some(5)));
+    }
 
     #[test]
     fn minutes_are_kept_for_an_hour_and_empty_ones_count() {

@@ -12,7 +12,7 @@ use super::nip11::VERSION;
 use super::tls::Handshakes;
 use super::visitor;
 use super::vitals::Vitals;
-use crate::relay::{Histogram, Messages, Verb};
+use crate::relay::{Histogram, Holdings, Messages, Verb};
 use crate::store::Access;
 
 /// What pages tell of a relay.
@@ -27,6 +27,9 @@ pub(super) trait Insight: Send + Sync {
     fn live(&self) -> Live;
 }
 
+/// Kinds that people are told of.
+const SHOWN: usize = 5;
+
 /// Figures for people.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 pub(super) struct Live {
@@ -36,6 +39,10 @@ pub(super) struct Live {
     pub clients: usize,
     /// Events taken in each of the last whole minutes, the latest last.
     pub minutes: Vec<u64>,
+    /// Kinds with how many events of them are stored, the most frequent first.
+    pub kinds: Vec<(u16, u64)>,
+    /// `created_at` of the oldest event.
+    pub oldest: Option<u64>,
 }
 
 impl Insight for Vitals {
@@ -142,6 +149,8 @@ impl Insight for Vitals {
 
     fn live(&self) -> Live {
         let stats = self.relay.stats();
-        Live { events: stats.occupancy.events, clients: self.registry.len(), minutes: stats.minutes }
+        let Holdings { kinds, oldest, .. } = self.relay.holdings();
+        let kinds = kinds.into_iter().take(SHOWN).map(|kind| (kind.kind, kind.events)).collect();
+        Live { events: stats.occupancy.events, clients: self.registry.len(), minutes: stats.minutes, kinds, oldest }
     }
 }

@@ -188,7 +188,13 @@ fn compacting_gives_free_pages_back_and_keeps_every_event() {
     assert_eq!(before.len(), 100);
 
     let running = Running::start(&place, &[]);
-    place.run(&["compact"]).assert_failed("a relay uses ./ratite-data: process ");
+    let ended = place.run(&["compact"]);
+    ended.assert_failed("a relay uses ./ratite-data: process ");
+    assert!(
+        ended.err.contains("Stop it, run this again, and start it") && ended.err.contains("MiB are free"),
+        "{}",
+        ended.err
+    );
     assert_eq!(running.stop(Signal::TERM), 0);
     let ended = place.run(&["compact", "--json"]);
     assert_eq!((ended.code, ended.err.as_str()), (0, ""));

@@ -35,7 +35,7 @@ impl Insight for Well {
     }
 
     fn live(&self) -> Live {
-        Live { events: 7, clients: 3, minutes: vec![1, 2] }
+        Live { events: 7, clients: 3, minutes: vec![1, 2], ..Live::default() }
     }
 }
 

@@ -24,8 +24,8 @@ use super::nip11::VERSION;
 use super::registry::Counters;
 use super::tls::Handshakes;
 use super::vitals::Vitals;
-use crate::relay::{Figures, Stats, Verb};
-use crate::store::Access;
+use crate::relay::{Figures, Holdings, Stats, Verb};
+use crate::store::{Access, KindInfo, RuleReport};
 
 /// Figures that are counted in nanoseconds are shown in seconds.
 const NANOSECONDS: f64 = 1e9;
@@ -42,6 +42,7 @@ pub(super) fn page(vitals: &Vitals) -> String {
     events(&mut page, vitals.relay.figures());
     questions(&mut page, vitals.relay.figures());
     storage(&mut page, &stats, vitals.relay.figures());
+    holdings(&mut page, &vitals.relay.holdings());
     limits(&mut page, vitals);
     process(&mut page, &Usage::now());
     page.finish()
@@ -196,6 +197,57 @@ fn storage(page: &mut Page, stats: &Stats, figures: &Figures) {
         &figures.pruned.read(),
         1.0,
     );
+}
+
+fn holdings(page: &mut Page, holdings: &Holdings) {
+    let kind = |kind: &KindInfo| (kind.kind.to_string(), kind.events, kind.bytes);
+    let (events, bytes) = holdings.others;
+    let kinds: Vec<_> = holdings.kinds.iter().map(kind).chain([("other".to_owned(), events, bytes)]).collect();
+    let mut family = page.gauge("ratite_stored_kind_events", "Events stored, by kind (\"other\" for the rarer ones).");
+    for (kind, events, _) in &kinds {
+        family.sample(&[("kind", kind)], events);
+    }
+    let mut family = page.gauge("ratite_stored_kind_bytes", "Bytes of their records, without index entries, by kind.");
+    for (kind, _, bytes) in &kinds {
+        family.sample(&[("kind", kind)], bytes);
+    }
+    let mut family = page.gauge("ratite_table_bytes", "Bytes that each table of the database takes.");
+    for table in &holdings.tables {
+        family.sample(&[("table", table.name)], table.bytes);
+    }
+    let mut family = page.gauge("ratite_table_entries", "Entries in each table of the database.");
+    for table in &holdings.tables {
+        family.sample(&[("table", table.name)], table.entries);
+    }
+    for (name, help, time) in [
+        ("ratite_oldest_event_time_seconds", "created_at of the oldest event that is stored.", holdings.oldest),
+        ("ratite_newest_event_time_seconds", "created_at of the newest event that is stored.", holdings.newest),
+    ] {
+        if let Some(time) = time {
+            page.gauge(name, help).value(time);
+        }
+    }
+    let Some(report) = &holdings.retention else { return };
+    page.gauge("ratite_retention_time_seconds", "When retention last looked at everything.").value(report.at);
+    type Of = fn(&RuleReport) -> u64;
+    let families: [(&str, &str, Of); 4] = [
+        (
+            "ratite_retention_due_events",
+            "Events that each rule of retention would remove, as of the last look.",
+            |rule| rule.due.events,
+        ),
+        ("ratite_retention_due_bytes", "Bytes that each rule of retention would free, about.", |rule| rule.due.bytes),
+        ("ratite_retention_removed_events_total", "Events that each rule of retention has removed.", |rule| {
+            rule.removed.events
+        }),
+        ("ratite_retention_removed_bytes_total", "Bytes that they took, about.", |rule| rule.removed.bytes),
+    ];
+    for (name, help, of) in families {
+        let mut family = if name.ends_with("_total") { page.counter(name, help) } else { page.gauge(name, help) };
+        for rule in &report.rules {
+            family.sample(&[("rule", &rule.rule)], of(rule));
+        }
+    }
 }
 
 fn limits(page: &mut Page, vitals: &Vitals) {

@@ -3,6 +3,8 @@
 //! One file, nothing loaded from elsewhere. Every configured text is escaped, and a Content-Security-Policy lets only
 //! our own style and script through, known by their hashes.
 
+use std::time::{Duration, UNIX_EPOCH};
+
 use sha2::{Digest, Sha256};
 
 use crate::config::{Config, Picture};
@@ -107,9 +109,21 @@ impl Landing {
                 ("minute", &minute),
                 ("bars", &bars(&live.minutes)),
                 ("caption", &caption(&live.minutes)),
+                ("stored", &stored(live)),
             ],
         )
     }
+}
+
+/// What is stored, in a sentence; empty when nothing is.
+fn stored(live: &Live) -> String {
+    let kinds: Vec<String> =
+        live.kinds.iter().map(|(kind, events)| format!("{} of kind {kind}", grouped(*events))).collect();
+    let Some(oldest) = live.oldest.filter(|_| !kinds.is_empty()) else { return String::new() };
+    // Whoever dates an event chooses the number.
+    let date = UNIX_EPOCH + Duration::from_secs(oldest.min(u64::from(u32::MAX)));
+    let date = humantime::format_rfc3339_seconds(date).to_string();
+    format!("Stored: {}; the oldest event is of {}.", kinds.join(", "), date.split('T').next().unwrap_or_default())
 }
 
 /// Whether there is such a picture.
@@ -321,7 +335,13 @@ mod tests {
 
     #[test]
     fn figures_are_there_without_a_script() {
-        let live = Live { events: 1_234_567, clients: 1_000, minutes: vec![0, 23, 46] };
+        let live = Live {
+            events: 1_234_567,
+            clients: 1_000,
+            minutes: vec![0, 23, 46],
+            kinds: vec![(1, 700_000), (7, 1_234)],
+            oldest: Some(1_700_000_000),
+        };
         let page = page_of(&Config::default()).render("h", &live, true);
         for part in [
             "<dd id=\"events\">1,234,567</dd>",
@@ -329,6 +349,7 @@ mod tests {
             "<dd id=\"minute\">46</dd>",
             "d=\"M232 48v-23h3v23zM236 48v-46h3v46z\"",
             "over the last hour, 46 at most.",
+            "<p>Stored: 700,000 of kind 1, 1,234 of kind 7; the oldest event is of 2023-11-14.</p>",
             "Only those who are on its list may publish.",
             "Private messages are given only to those they concern.",
         ] {

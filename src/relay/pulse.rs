@@ -14,7 +14,7 @@ pub const MINUTES: usize = 60;
 /// What is stored, from counters that are kept with it: nothing is searched for this.
 #[derive(Clone, Debug, Default, serde::Serialize)]
 pub struct Holdings {
-    /// The kinds that are stored of those that are counted each for itself ([`KINDS`]), the most frequent first.
+    /// The kinds that are stored of those that are counted each for itself, the most frequent first.
     pub kinds: Vec<KindInfo>,
     /// Events of all other kinds, and bytes of their records.
     pub others: (u64, u64),

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use clap::Parser;
 use kit::contender::{Contender, How, Running, own_cpu};
-use kit::drive::{self, Asked, Audience, Delivered, Published};
+use kit::drive::{self, Asked, Audience, Delivered, Pace, Published};
 use kit::pool::{Lines, Pool};
 use kit::process::Server;
 use kit::report::{Table, median, number};
@@ -636,13 +636,14 @@ impl Bench {
         let audience = Audience::connect(&running.target, &self.pool, self.args.followers, EVERYTHING, now).await?;
         tokio::time::sleep(Duration::from_secs(1)).await;
         let idle = (running.memory("RssAnon") - before) * 1024.0 / (self.args.followers + EVERYTHING) as f64;
-        let part = async |events: Range<usize>, rate| {
+        let part = async |events: Range<usize>, pace| {
             let (relay, tool) = (running.cpu(), own_cpu());
-            let heard = audience.hear(&running.target, lines, events, rate).await?;
+            let heard = audience.hear(&running.target, lines, events, pace).await?;
             Result::Ok(Part { heard, relay: running.cpu() - relay, tool: own_cpu() - tool })
         };
         let (fast, slow) = self.args.heard;
-        let (fast, slow) = (part(0..fast, None).await?, part(fast..fast + slow, Some(RATE)).await?);
+        let flood = Pace::InFlight(self.args.in_flight);
+        let (fast, slow) = (part(0..fast, flood).await?, part(fast..fast + slow, Pace::Steady(RATE)).await?);
         Ok(Live { fast, slow, idle, resident: running.resident() })
     }
 }

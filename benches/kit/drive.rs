@@ -271,6 +271,15 @@ pub async fn page(target: &Target, author: &str, most: usize) -> Result<(Vec<Dur
     Ok((times, total))
 }
 
+/// How fast events are published.
+#[derive(Clone, Copy)]
+pub enum Pace {
+    /// This many a second.
+    Steady(u64),
+    /// As fast as they are taken, this many of them without an OK yet.
+    InFlight(usize),
+}
+
 /// Subscribers that wait for live events.
 pub struct Audience {
     tasks: Vec<JoinHandle<Result<()>>>,
@@ -347,13 +356,13 @@ impl Audience {
         Ok(audience)
     }
 
-    /// Publishes `events`, at `rate` a second or as fast as it goes, and waits until everybody has what is theirs.
+    /// Publishes `events` at this pace, and waits until everybody has what is theirs.
     pub async fn hear(
         &self,
         target: &Target,
         lines: &Lines,
         events: std::ops::Range<usize>,
-        rate: Option<u64>,
+        pace: Pace,
     ) -> Result<Delivered> {
         let shared = &self.shared;
         shared.delivered.store(0, Relaxed);
@@ -367,7 +376,7 @@ impl Audience {
         let mut expected = 0;
         let mut socket = Socket::connect(target).await?;
         let started = Instant::now();
-        let (mut sent, mut answered) = (0u64, 0u64);
+        let (mut sent, mut answered) = (0, 0);
         for i in events {
             let event = lines.get(i);
             let author = memmem::find(event, b"\"pubkey\":\"").and_then(|at| event.get(at + 10..at + 74));
@@ -376,15 +385,15 @@ impl Audience {
             expected += self.everything as u64 + followers.get(author).copied().unwrap_or(0);
             let id = id_of(event).ok_or("an event without an id")?;
             socket.push(&[b"[\"EVENT\",", event, b"]"]);
-            if let Some(rate) = rate {
-                let due = started + Duration::from_micros(sent * 1_000_000 / rate);
+            if let Pace::Steady(rate) = pace {
+                let due = started + Duration::from_micros(sent as u64 * 1_000_000 / rate);
                 tokio::time::sleep_until(due.into()).await;
             }
             lock(&shared.sent).insert(id, Instant::now());
             socket.flush().await?;
             sent += 1;
-            while rate.is_none() && sent - answered >= 50 {
-                read(&mut socket, &mut |says, _| answered += u64::from(says == Says::Ok)).await?;
+            while matches!(pace, Pace::InFlight(most) if sent - answered >= most) {
+                read(&mut socket, &mut |says, _| answered += usize::from(says == Says::Ok)).await?;
             }
         }
         // Everybody has everything, or nothing came for a while.

@@ -3,6 +3,10 @@
 //! Nothing is written, neither to the file nor beside it. What is read is the state of the last commit, also when it still stands in the
 //! write-ahead log. This reads what relays keep their events in and nothing else: tables with row numbers, text in UTF-8.
 //!
+//! SQLite's own library would be a second database engine in the program, larger than all the rest of it, for one command; and it changes
+//! the folder that it reads: it puts a file beside a log and folds the log in when it closes. What somebody leaves behind on a read-only
+//! disk, or wants to go back to, has to stay as it is.
+//!
 //! | file | what |
 //! |---|---|
 //! | `pages` | the file and its log, page by page |

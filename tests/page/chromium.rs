@@ -7,17 +7,14 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
+use crate::wire::process::is_installed;
+
 /// No answer takes as long.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// Whether it is installed. Tests that need it say so and pass over when it is not.
+/// Whether it is installed.
 pub fn is_here() -> bool {
-    let is_here =
-        Command::new("chromium").arg("--version").stdout(Stdio::null()).stderr(Stdio::null()).status().is_ok();
-    if !is_here {
-        println!("passed over: chromium is not installed (`apt install chromium`)");
-    }
-    is_here
+    is_installed("chromium", "--version")
 }
 
 /// A browser; ended when it is dropped.

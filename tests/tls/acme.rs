@@ -43,12 +43,19 @@ fn relay(setting: &Setting, data: &Path, change: impl FnOnce(&mut Config)) -> Te
         config.tls.acme_ca = Some(setting.authority_file());
         config.tls.listen = vec![([127, 0, 0, 1], setting.tls).into()];
         config.tls.http_listen = vec![([127, 0, 0, 1], setting.http).into()];
+        config.listen.metrics = vec![([127, 0, 0, 1], 0).into()];
         change(config);
     })
 }
 
 fn state(relay: &TestRelay) -> CertificateState {
     relay.server().certificate().unwrap()
+}
+
+/// What monitors are told of attempts that failed.
+fn failed_attempts(relay: &TestRelay) -> u64 {
+    let page = http(relay.metrics_address(), b"GET /metrics HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n");
+    page.lines().find_map(|line| line.strip_prefix("ratite_certificate_failed_attempts ")).unwrap().parse().unwrap()
 }
 
 fn tls(relay: &TestRelay) -> SocketAddr {
@@ -258,10 +265,12 @@ fn an_outage_of_the_authority_is_waited_out() {
         error.message
     );
     assert!(failed.next_attempt.unwrap() <= error.at + 12, "soon again");
+    assert!(failed_attempts(&relay) >= 1, "monitors see it");
     relay.connect().still_works();
     // Nobody tells the relay that it is back.
     let pebble = setting.start();
     let client = works(&relay, &pebble);
+    assert_eq!(failed_attempts(&relay), 0);
     let certificate = served(&relay, &client);
     // Gone again, and back with no memory of any account: what is served goes on being served.
     drop(pebble);

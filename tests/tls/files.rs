@@ -11,8 +11,9 @@ use tokio_rustls::rustls::pki_types::ServerName;
 use tokio_rustls::rustls::{ClientConfig, HandshakeKind, ProtocolVersion};
 use tokio_tungstenite::tungstenite::Message;
 
-use crate::wire::tls::{Authority, client_config, open, shake_hands, try_shake_hands};
-use crate::wire::{HANDSHAKE, PATIENCE, TestRelay, event, eventually, http};
+use crate::wire::process::RelayProcess;
+use crate::wire::tls::{Authority, client_config, open, shake_hands, try_shake_hands, write_at_once, write_into};
+use crate::wire::{HANDSHAKE, PATIENCE, TestRelay, event, eventually, health, http, now};
 
 const NAME: &str = "relay.test";
 
@@ -300,6 +301,56 @@ fn a_new_certificate_is_served_at_once_and_a_bad_one_changes_nothing() {
     assert_eq!((state().last_error, state().names), (None, vec![NAME.to_owned(), "new.test".to_owned()]));
     before.still_works();
     open(&scene.client, scene.tls(), "new.test").still_works();
+}
+
+#[test]
+fn monitors_and_the_log_are_told_before_a_certificate_ends() {
+    const DAY: u64 = 86_400;
+    let (folder, authority) = (tempfile::tempdir().unwrap(), Authority::new());
+    // Of its 90 days, three and a half are left.
+    let ending = authority.issue_between(&[NAME], now() - 86 * DAY, now() + 7 * DAY / 2);
+    let (certificate, key) = write_into(folder.path(), &ending);
+    let log = folder.path().join("log");
+    let relay = RelayProcess::with(folder.path(), |command| {
+        command.env("RATITE_TLS_CERTIFICATE", &certificate).env("RATITE_TLS_KEY", key);
+        command.env("RATITE_TLS_LISTEN", "127.0.0.1:0").env("RATITE_TLS_HTTP_LISTEN", "none");
+        command.env("RATITE_LISTEN_METRICS_TOKEN", "s3cret");
+        command.stderr(std::fs::File::create(&log).unwrap());
+    });
+    let figure = |name: &str| -> f64 {
+        let request = "GET /metrics HTTP/1.1\r\nHost: h\r\nAuthorization: Bearer s3cret\r\nConnection: close\r\n\r\n";
+        let page = http(relay.address, request.as_bytes());
+        let line = page
+            .lines()
+            .find_map(|line| line.strip_prefix(name)?.strip_prefix(' '))
+            .unwrap_or_else(|| panic!("{name}: {page}"));
+        line.parse().unwrap()
+    };
+    let degraded = || figure("ratite_degraded{reason=\"certificate\"}");
+    assert_eq!((figure("ratite_certificate_days"), degraded()), (3.0, 1.0));
+    let expires = figure("ratite_certificate_expiry_time_seconds") as u64;
+    assert!((now() + 3 * DAY..=now() + 7 * DAY / 2).contains(&expires), "{expires}");
+    let told = "the certificate ends in 8";
+    eventually("the log says so", || {
+        let said = std::fs::read_to_string(&log).unwrap();
+        said.lines().any(|line| line.contains(told) && line.contains("ERROR") && line.contains("is not renewed yet"))
+    });
+    let (_, health) = health(relay.address);
+    assert_eq!((&health["status"], &health["certificate_days"]), (&"degraded".into(), &3.into()));
+    assert!(health["problems"][0].as_str().unwrap().starts_with(told), "{health}");
+
+    // Nor does it get better by a file that cannot be used.
+    assert_eq!(figure("ratite_certificate_failed_attempts"), 0.0);
+    write_at_once(&certificate, "no certificate");
+    eventually("the failure is counted", || figure("ratite_certificate_failed_attempts") == 1.0);
+    assert_eq!((figure("ratite_certificate_days"), degraded()), (3.0, 1.0));
+    let trusting = client_config(&authority.certificate, &["http/1.1"]);
+    open(&trusting, relay.tls.unwrap(), NAME).still_works();
+    assert_eq!(figure("ratite_tls_handshakes_total{result=\"full\"}"), 1.0);
+
+    write_into(folder.path(), &authority.issue_between(&[NAME], now() - DAY, now() + 89 * DAY + DAY / 2));
+    eventually("the new one is taken", || figure("ratite_certificate_days") == 89.0);
+    assert_eq!((figure("ratite_certificate_failed_attempts"), degraded()), (0.0, 0.0));
 }
 
 #[test]

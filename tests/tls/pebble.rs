@@ -11,15 +11,12 @@ use serde_json::json;
 use tokio_rustls::rustls::ClientConfig;
 
 use crate::wire::eventually;
+use crate::wire::process::is_installed;
 use crate::wire::tls::{Authority, client_config, try_shake_hands, write_at_once};
 
-/// Whether it is installed. Tests that need it say so and pass over when it is not.
+/// Whether it is installed.
 pub fn is_here() -> bool {
-    let is_here = Command::new("pebble").arg("-h").stdout(Stdio::null()).stderr(Stdio::null()).status().is_ok();
-    if !is_here {
-        println!("passed over: pebble is not installed (`apt install pebble`)");
-    }
-    is_here
+    is_installed("pebble", "-h")
 }
 
 /// A port of this machine that nobody uses, below those that systems give out by themselves.

@@ -3,8 +3,9 @@
 use std::net::{SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
-use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair, KeyUsagePurpose};
+use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair, KeyUsagePurpose, date_time_ymd};
 use tokio_rustls::rustls::crypto::ring;
 use tokio_rustls::rustls::pki_types::pem::PemObject as _;
 use tokio_rustls::rustls::pki_types::{CertificateDer, ServerName};
@@ -34,20 +35,27 @@ impl Authority {
 
     /// A certificate for these names, and its key, as PEM.
     pub fn issue(&self, names: &[&str]) -> (String, String) {
+        self.issue_with(names, |_| {})
+    }
+
+    /// One that is good between these two moments, in Unix seconds.
+    pub fn issue_between(&self, names: &[&str], begins: u64, expires: u64) -> (String, String) {
+        let time = |seconds| date_time_ymd(1970, 1, 1) + Duration::from_secs(seconds);
+        self.issue_with(names, |params| (params.not_before, params.not_after) = (time(begins), time(expires)))
+    }
+
+    fn issue_with(&self, names: &[&str], change: impl FnOnce(&mut CertificateParams)) -> (String, String) {
         let key = KeyPair::generate().unwrap();
         let names: Vec<String> = names.iter().map(|name| name.to_string()).collect();
         let mut params = CertificateParams::new(names).unwrap();
         params.use_authority_key_identifier_extension = true;
+        change(&mut params);
         (params.signed_by(&key, &self.issuer).unwrap().pem(), key.serialize_pem())
     }
 
     /// Writes both into this folder, each at once, and returns the paths.
     pub fn issue_into(&self, folder: &Path, names: &[&str]) -> (PathBuf, PathBuf) {
-        let (certificate, key) = self.issue(names);
-        let paths = (folder.join("certificate.pem"), folder.join("key.pem"));
-        write_at_once(&paths.1, &key);
-        write_at_once(&paths.0, &certificate);
-        paths
+        write_into(folder, &self.issue(names))
     }
 
     /// Its own certificate, in a file.
@@ -56,6 +64,14 @@ impl Authority {
         write_at_once(&path, &self.certificate);
         path
     }
+}
+
+/// Writes a certificate and its key into this folder, each at once, and returns the paths.
+pub fn write_into(folder: &Path, (certificate, key): &(String, String)) -> (PathBuf, PathBuf) {
+    let paths = (folder.join("certificate.pem"), folder.join("key.pem"));
+    write_at_once(&paths.1, key);
+    write_at_once(&paths.0, certificate);
+    paths
 }
 
 /// Writes a file so that nobody finds half of it.

@@ -1,9 +1,10 @@
 //! `ratite top`: the figures of a running relay as they change.
 
-use std::io::{self, IsTerminal as _, Write as _};
+use std::io::{self, IsTerminal as _, Read as _, Write as _};
 use std::time::{Duration, Instant};
 
 use clap::Args;
+use rustix::termios::{LocalModes, OptionalActions, SpecialCodeIndex, Termios, tcgetattr, tcgetwinsize, tcsetattr};
 
 use super::failure::{CLEAN, Failure, Outcome};
 use super::globals::Globals;
@@ -15,7 +16,7 @@ use super::{desk, text};
 /// Show the running relay's figures as they change
 #[derive(Args, Debug)]
 #[command(
-    long_about = "Show the running relay's figures as they change, until Ctrl-C: clients, events and questions in a second, what they \
+    long_about = "Show the running relay's figures as they change, until q or Ctrl-C: clients, events and questions in a second, what they \
         took, what waits, memory and disk. Rates are those since the last look.\n\n\
         Where the output is no terminal, one look is printed.",
     after_help = "\
@@ -33,19 +34,46 @@ pub(super) struct TopArgs {
 const ENTER: &str = "\x1b[?1049h\x1b[?25l";
 const LEAVE: &str = "\x1b[?25h\x1b[?1049l";
 
-/// Leaves the screen as it was, however this ends.
-struct Screen;
+/// Leaves the screen, and the keyboard, as they were, however this ends.
+struct Screen {
+    /// How the keyboard was set; `None` when there is none.
+    keyboard: Option<Termios>,
+}
 
 impl Screen {
     fn enter() -> io::Result<Screen> {
+        let keyboard = tcgetattr(io::stdin()).ok();
+        if let Some(mut keys) = keyboard.clone() {
+            // Keys come at once and are not shown; a read ends after a tenth of a second without one.
+            keys.local_modes.remove(LocalModes::ICANON | LocalModes::ECHO);
+            keys.special_codes[SpecialCodeIndex::VMIN] = 0;
+            keys.special_codes[SpecialCodeIndex::VTIME] = 1;
+            tcsetattr(io::stdin(), OptionalActions::Now, &keys)?;
+        }
         show(ENTER)?;
-        Ok(Screen)
+        Ok(Screen { keyboard })
+    }
+
+    /// Whether the user asks for the end, now or within a moment.
+    fn quits(&self) -> bool {
+        let mut keys = [0; 64];
+        match self.keyboard.is_some().then(|| io::stdin().read(&mut keys)) {
+            Some(Ok(count)) if count > 0 => keys[..count].iter().any(|key| matches!(key, b'q' | b'Q')),
+            // No key; or no keyboard, or one that is gone, which says so at once: then only signals end this.
+            _ => {
+                std::thread::sleep(Duration::from_millis(50));
+                false
+            }
+        }
     }
 }
 
 impl Drop for Screen {
     fn drop(&mut self) {
         let _ = show(LEAVE);
+        if let Some(keyboard) = &self.keyboard {
+            let _ = tcsetattr(io::stdin(), OptionalActions::Flush, keyboard);
+        }
     }
 }
 
@@ -63,11 +91,11 @@ pub(super) fn run(args: &TopArgs, globals: &Globals) -> Outcome {
     let mut before = Snapshot::of(&relay)?;
     let mut looked_at = Instant::now();
     let on_terminal = io::stdout().is_terminal();
-    let _screen = if on_terminal { Some(Screen::enter().map_err(failed)?) } else { None };
+    let screen = if on_terminal { Some(Screen::enter().map_err(failed)?) } else { None };
     // The first look says at once what there is.
     let mut first = on_terminal;
     loop {
-        if !first && wait(every, &stop) {
+        if !first && wait(every, &stop, screen.as_ref()) {
             return Ok(CLEAN);
         }
         // Whoever serves by now: the relay may have been replaced meanwhile.
@@ -91,20 +119,21 @@ pub(super) fn run(args: &TopArgs, globals: &Globals) -> Outcome {
 }
 
 /// Waits; true when the user wants no more.
-fn wait(time: Duration, stop: &Stop) -> bool {
+fn wait(time: Duration, stop: &Stop, screen: Option<&Screen>) -> bool {
     let began = Instant::now();
-    while began.elapsed() < time {
-        if stop.requested() {
-            return true;
+    while began.elapsed() < time && !stop.requested() {
+        match screen {
+            Some(screen) if screen.quits() => return true,
+            Some(_) => {}
+            None => std::thread::sleep(Duration::from_millis(50).min(time)),
         }
-        std::thread::sleep(Duration::from_millis(50).min(time));
     }
     stop.requested()
 }
 
 /// Columns and rows of the terminal.
 fn size() -> (usize, usize) {
-    let size = rustix::termios::tcgetwinsize(io::stdout()).ok();
+    let size = tcgetwinsize(io::stdout()).ok();
     let known = size.filter(|size| size.ws_col > 0 && size.ws_row > 0);
     known.map_or((80, usize::MAX), |size| (size.ws_col.into(), size.ws_row.into()))
 }

@@ -16,6 +16,7 @@ pub mod backup;
 mod bulk;
 mod client;
 mod figures;
+mod housekeeping;
 pub mod identity;
 mod index;
 mod limits;
@@ -32,6 +33,7 @@ mod question;
 mod queue;
 mod reader;
 mod retention;
+mod settings;
 mod subscription;
 mod swap;
 mod trouble;
@@ -42,7 +44,6 @@ use std::ops::ControlFlow;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, OnceLock};
 use std::thread::JoinHandle;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use crossbeam_channel::{Receiver, Sender};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -56,6 +57,7 @@ pub use outcome::Outcome;
 pub use peer::Group;
 pub use pulse::{Holdings, MINUTES};
 pub use retention::{CEILING, Plan, Retention, Watch};
+pub use settings::{Clock, Settings};
 pub use subscription::Sink;
 pub use swap::Swap;
 
@@ -63,10 +65,10 @@ use identity::{Identity, IdentityError};
 use live_event::LiveEvent;
 use outcome::Reply;
 use policy::membership::Gate;
-use policy::{Moderation, OwnAddresses, Viewer};
+use policy::{Moderation, Viewer};
 use queue::{Answer, Published, Task, ToVerify, ToWriter};
 
-use crate::config::{Backup, Config, Limits, Membership, Policy};
+use crate::config::Policy;
 use crate::nostr::{Event, EventFields, EventId, Filter, Kind, KindClass, PublicKey};
 use crate::store::{Batch, Budget, Change, Count, Occupancy, Order, Progress, Record, Rules, Scan, Store, StoreError};
 
@@ -85,93 +87,6 @@ pub enum RelayError {
     /// The relay is shutting down.
     #[error("the relay is shutting down")]
     Closed,
-}
-
-/// What the core must know; taken from the configuration.
-#[derive(Clone, Debug)]
-pub struct Settings {
-    /// Limits on events and questions.
-    pub limits: Limits,
-    /// Who may read and write what.
-    pub policy: Policy,
-    /// Whether the relay has members, and what only they may do.
-    pub membership: Membership,
-    /// What is kept how long, and how large the database may become.
-    pub retention: Retention,
-    /// Backups that are made by themselves.
-    pub backup: Backup,
-    /// The core looks after retention and backups by itself; a command that does so, or wants none of it, does not need that.
-    pub unattended: bool,
-    /// The relay's own addresses, which AUTH (NIP-42) and requests to vanish (NIP-62) name.
-    pub addresses: Arc<OwnAddresses>,
-    /// Bytes of events that may wait for verification and commit.
-    pub queue_bytes: usize,
-    /// Bytes of live events that may wait for the stored ones of a subscription to be read.
-    pub waiting_bytes: usize,
-    /// Threads that call the core on behalf of peers, at least two: all but one may answer small questions themselves.
-    pub callers: usize,
-    /// Nobody else writes to the database meanwhile, and its disk has room to spare: the first bulk transaction of an empty database
-    /// may be very large, and hold the write lock as long as that takes.
-    pub alone: bool,
-    /// Where the time comes from.
-    pub clock: Clock,
-}
-
-impl Settings {
-    /// The settings that a configuration asks for, with the system's clock.
-    pub fn from_config(config: &Config) -> Settings {
-        Settings {
-            limits: config.limits.clone(),
-            policy: config.policy.clone(),
-            membership: config.membership.clone(),
-            retention: Retention::from_config(config),
-            backup: config.backup.clone(),
-            unattended: true,
-            addresses: Arc::new(OwnAddresses::new(config.urls().iter().map(String::as_str))),
-            queue_bytes: config.storage.queue_bytes,
-            // Half: at the end of a scan they all go into the outbox at once, beside its last slice.
-            waiting_bytes: config.listen.outbox_bytes / 2,
-            callers: threads(),
-            alone: false,
-            clock: Clock::system(),
-        }
-    }
-
-    /// The time up to which events have expired, see [`Policy::expiry_time`].
-    pub fn expiry_time(&self) -> u64 {
-        self.policy.expiry_time(self.clock.now())
-    }
-}
-
-/// Where the time comes from: the system, or a test.
-#[derive(Clone, Debug)]
-pub struct Clock(Option<Arc<AtomicU64>>);
-
-impl Clock {
-    /// The system's clock.
-    pub fn system() -> Clock {
-        Clock(None)
-    }
-
-    /// A clock that stands still until it is [`Clock::set`].
-    pub fn fixed(now: u64) -> Clock {
-        Clock(Some(Arc::new(AtomicU64::new(now))))
-    }
-
-    /// Unix seconds.
-    pub fn now(&self) -> u64 {
-        match &self.0 {
-            Some(time) => time.load(Relaxed),
-            None => SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs()),
-        }
-    }
-
-    /// Moves a fixed clock; the system's is left alone.
-    pub fn set(&self, now: u64) {
-        if let Some(time) = &self.0 {
-            time.store(now, Relaxed);
-        }
-    }
 }
 
 /// Room in the ingest queue, held until the event is refused or delivered.
@@ -322,7 +237,7 @@ impl Relay {
             let queue = reader_rx.clone();
             relay.spawn(&format!("reader-{i}"), |core| reader::run(core, queue))?;
         }
-        relay.spawn("housekeeping", move |core| housekeeping(core, stop_rx, seen))?;
+        relay.spawn("housekeeping", move |core| housekeeping::run(core, stop_rx, seen))?;
         if relay.core.settings().unattended {
             // What they are to do may change while they run, from nothing to something.
             relay.spawn("backup", move |core| backup::keep(core, backups_stop))?;
@@ -652,77 +567,4 @@ fn threads() -> usize {
 /// A lock whose holder panicked is as good as any other: every critical section here leaves its data whole.
 fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
-}
-
-/// Looks around ten times a second: other processes' commits are to be delivered soon, expired events to be removed
-/// soon, a failure to write noticed when it is over, readers of dead processes cleared now and then. `seen` is the last commit that
-/// what the core knows of the database rests on.
-fn housekeeping(core: &Arc<Core>, stop: Receiver<()>, mut seen: usize) {
-    const LOOK: Duration = Duration::from_millis(100);
-    let (mut swept_at, mut counted) = (0, false);
-    let (mut measured, mut held) = (None, None);
-    for tick in 0u64.. {
-        match stop.recv_timeout(LOOK) {
-            Err(crossbeam_channel::RecvTimeoutError::Timeout) => {}
-            _ => return,
-        }
-        let commit = core.store.last_commit();
-        if commit != seen {
-            seen = commit;
-            core.live.look();
-            match core.moderation.refresh(&core.store) {
-                Ok(true) => core.unpublished.store(true, Relaxed),
-                Ok(false) => {}
-                Err(error) => tracing::warn!("reading the operator's lists failed: {error}"),
-            }
-        }
-        let time = core.settings().clock.now();
-        core.pulse.tick(time, core.figures.events.taken());
-        if core.trouble.tick(time) == trouble::Say::WorksAgain {
-            tracing::info!("writing to the database works again");
-        }
-        // Every second when something was written, and now and then because others use the disk as well.
-        if tick % 10 == 0 && (measured != Some(commit) || tick % 100 == 0) {
-            measured = Some(commit);
-            match core.store.occupancy() {
-                Ok(occupancy) => core.pulse.occupied(occupancy),
-                Err(error) => tracing::warn!("measuring the database failed: {error}"),
-            }
-        }
-        // A look at each kind that is stored, of which there may be thousands.
-        if tick % 100 == 0 && held != Some(commit) {
-            held = Some(commit);
-            match core.store.info() {
-                Ok(info) => core.pulse.holds(info.into()),
-                Err(error) => tracing::warn!("reading what is stored failed: {error}"),
-            }
-        }
-        let now = core.settings().expiry_time();
-        if now != swept_at {
-            swept_at = now;
-            match core.store.has_expired(now) {
-                Ok(true) => drop(core.writer.send(ToWriter::Sweep)),
-                Ok(false) => {}
-                Err(error) => tracing::warn!("looking for expired events failed: {error}"),
-            }
-        }
-        // A database of an older program has no statistics yet, or such as do not count any more.
-        if !counted || tick % 600 == 599 {
-            counted = core.store.count_statistics().unwrap_or_else(|error| {
-                tracing::debug!("counting what is stored failed: {error}");
-                true
-            });
-        }
-        if tick % 10 == 4 && core.members().is_some() && core.unpublished.swap(false, Relaxed) {
-            let _ = core.writer.send(ToWriter::Lists { task: Task::Publish, done: Box::new(|_| ()) });
-        }
-        if tick % 10 == 9 && core.write_failure().is_some() {
-            let _ = core.writer.send(ToWriter::Probe);
-        }
-        if tick % 600 == 599
-            && let Err(error) = core.store.clear_stale_readers()
-        {
-            tracing::warn!("clearing stale readers failed: {error}");
-        }
-    }
 }

@@ -253,8 +253,16 @@ fn memory_of_machine() -> Option<u64> {
 /// Whether the database opens and its tables can be read.
 pub(super) fn database(config: &Config, found: &mut Findings) {
     let path = &config.storage.path;
-    if !path.join("data.mdb").exists() {
-        return found.ok("database", format!("none yet in {}; the relay makes one", path.display()));
+    match path.join("data.mdb").try_exists() {
+        Ok(true) => {}
+        Ok(false) => return found.ok("database", format!("none yet in {}; the relay makes one", path.display())),
+        Err(error) => {
+            return found.warn(
+                "database",
+                format!("{} cannot be looked into by this user: {}", path.display(), plain(&error)),
+                "Run this as the user of the relay, or as root.",
+            );
+        }
     }
     let (place, map) = (path.clone(), config.storage.map_size);
     let looked = probe::within(Duration::from_secs(60), move || {

@@ -148,6 +148,10 @@ fn covers(names: &[String], name: &str) -> bool {
     names.iter().any(|known| known.eq_ignore_ascii_case(name) || (rest.is_some() && known.strip_prefix("*.") == rest))
 }
 
+/// For those with a proxy in front.
+const PROXIES: &str =
+    "What nginx and Caddy need is in packaging/proxies, or /usr/share/doc/ratite/proxies with the Debian package.";
+
 /// What a client sees.
 pub(super) fn outside(config: &Config, serving: Option<&Neighbour>, ca: Option<&Path>, found: &mut Findings) {
     let Some(serving) = serving else { return };
@@ -182,9 +186,7 @@ pub(super) fn outside(config: &Config, serving: Option<&Neighbour>, ca: Option<&
     let asked = (url.clone(), ca);
     let answered = probe::within(Duration::from_secs(40), move || visit::question(&asked.0, asked.1.as_deref()));
     match answered.unwrap_or_else(|| Err("no answer in time".to_owned())) {
-        Err(why) => {
-            found.problem("outside", format!("{url}: {why}"), "packaging/proxies has what nginx and Caddy need.")
-        }
+        Err(why) => return found.problem("outside", format!("{url}: {why}"), PROXIES),
         Ok(time) => {
             found.ok("outside", format!("a question over a WebSocket is answered within {} ms", time.as_millis()))
         }
@@ -212,7 +214,7 @@ fn proxy(config: &Config, before: Option<u64>, after: Option<u64>, found: &mut F
         (Some(before), Some(after)) if after > before => found.problem(
             "proxy",
             "it does not tell the relay the addresses of its clients, so that limits for each of them do not work",
-            "Have it set X-Forwarded-For (packaging/proxies shows how), or name what it sets in listen.client_address_from.",
+            format!("Have it set X-Forwarded-For, or name what it sets in listen.client_address_from. {PROXIES}"),
         ),
         (Some(_), Some(_)) if config.listen.trusted_proxies.is_empty() => found.warn(
             "proxy",

@@ -477,58 +477,6 @@ fn an_import_that_is_killed_leaves_nothing_half_written_and_is_repeated() {
 }
 
 #[test]
-fn an_import_of_a_file_that_is_killed_goes_on_where_the_database_ends() {
-    // More than two of the transactions that an import writes, and an end.
-    const EVENTS: u64 = 3500;
-    const LENGTH: usize = 50_000;
-    let folder = tempfile::tempdir().unwrap();
-    let data = folder.path().join("data");
-    let file = folder.path().join("events.jsonl");
-    let mut text = std::io::BufWriter::new(std::fs::File::create(&file).unwrap());
-    let mut event = notes(1, 1).remove(0);
-    event.content = "x".repeat(LENGTH).into();
-    for n in 0..EVENTS {
-        event.created_at = n;
-        event.id = event.compute_id();
-        writeln!(text, "{}", common::json(&event)).unwrap();
-    }
-    text.into_inner().unwrap();
-    let store = Store::open(&data, common::MAP).unwrap();
-    // The first transaction of an empty database would take all of it.
-    let mut batch = store.batch(wire::now()).unwrap();
-    batch.apply(&store.prepare(&life(1, 1)[0])).unwrap();
-    batch.commit().unwrap();
-    let import = || {
-        let mut command = ratite(&data, &["import", "--no-verify", "--json", file.to_str().unwrap()]);
-        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
-        command
-    };
-    let counts = |out: &[u8]| -> [u64; 4] {
-        let all: Value = serde_json::from_slice(out).unwrap();
-        ["read", "read_before", "new", "already_there"].map(|name| all[name].as_u64().unwrap())
-    };
-    let mut killed = import().spawn().unwrap();
-    while store.next_seq().unwrap() == 1 {
-        assert!(killed.try_wait().unwrap().is_none(), "the import ended without a commit");
-        std::thread::sleep(Duration::from_millis(1));
-    }
-    // While this process is the one that may write, the import cannot go on.
-    let lock = store.batch(wire::now()).unwrap();
-    killed.kill().unwrap();
-    killed.wait().unwrap();
-    drop(lock);
-    let there = store.next_seq().unwrap() - 1;
-    assert!(there > 0 && there < EVENTS, "{there} are there");
-    let ended = import().output().unwrap();
-    assert!(ended.status.success(), "{ended:?}");
-    // Nothing is lost, and nothing read twice: where it was is committed with what was read.
-    assert_eq!(counts(&ended.stdout), [EVENTS - there, there, EVENTS - there, 0]);
-    assert!(String::from_utf8_lossy(&ended.stderr).contains(" goes on at "), "{ended:?}");
-    assert_sound(&store);
-    assert_eq!(store.info().unwrap().events, EVENTS + 1);
-}
-
-#[test]
 fn a_publisher_that_hangs_up_early_does_not_take_its_events_with_it() {
     let folder = tempfile::tempdir().unwrap();
     let (relay, mut ear) = listening(folder.path());

@@ -230,6 +230,24 @@ fn a_run_that_is_stopped_keeps_what_it_has_done_and_can_be_repeated() {
 }
 
 #[test]
+fn a_run_that_is_stopped_while_it_makes_room_is_not_complete() {
+    let mut settings = with_rules(&[], &[], false);
+    settings.retention.config.max_size = 1 << 20;
+    let relay = TestRelay::with(settings);
+    let content = "x".repeat(1000);
+    let events = (0..2000).map(|n| event(n, author(Tier::Others, n as u8, false), 1, NOW - u64::from(n), &content));
+    // Nobody measures the database unless it is told to: more than its ceiling comes in.
+    fill(&relay.relay, &events.collect::<Vec<_>>());
+    let before = stored(relay.relay.store()).len();
+    let part = relay.relay.prune(false, &mut |_, _| ControlFlow::Break(())).unwrap();
+    assert!(!part.complete, "{part:?}");
+    let rest = relay.relay.prune(false, &mut |_, _| ControlFlow::Continue(())).unwrap();
+    assert!(rest.complete && rest.total().events > 0, "{rest:?}");
+    let removed = part.total().events + rest.total().events;
+    assert_eq!(stored(relay.relay.store()).len() as u64, before as u64 - removed);
+}
+
+#[test]
 fn authors_without_events_are_forgotten() {
     let relay = TestRelay::with(settings());
     let store = relay.relay.store();

@@ -8,15 +8,16 @@ use std::time::{Duration, Instant};
 
 use clap::Args;
 
-use super::disk::check_room;
+use super::disk::{check_room, room};
 use super::failure::{CLEAN, Failure, Outcome, complain, things};
 use super::globals::Globals;
 use super::output::{print, print_json, spare_databases};
-use super::progress::Progress;
+use super::progress::{Progress, announce};
 use super::signals::Stop;
 use super::{text, time, verify};
 use crate::config::Backup;
-use crate::relay::backup::{BackupError, Made, make_if_due, name};
+use crate::relay::RelayError;
+use crate::relay::backup::{BackupError, Made, make_if_due, name, sweep};
 use crate::server::neighbours;
 use crate::store::{StoreError, VerifyReport, copy, copy::Copy};
 
@@ -35,7 +36,7 @@ Examples:
   ratite backup /var/backups/ratite/ --every 1d --keep 7
   ratite backup events.mdb --force     write over an older backup
 
-Exit codes: 0 the backup is there and in order, 1 it is not."
+Exit codes: 0 the backup is there and in order, 1 it failed or was stopped, and nothing of it is left."
 )]
 pub(super) struct BackupArgs {
     /// The file to write, or the folder to write it into
@@ -68,7 +69,7 @@ Examples:
   ratite --data ./elsewhere restore events.mdb
   ratite restore events.mdb --replace --deep
 
-Exit codes: 0 the backup is in place and in order, 1 nothing was changed."
+Exit codes: 0 the backup is in place and in order, 1 it failed or was stopped, and nothing was changed."
 )]
 pub(super) struct RestoreArgs {
     /// A file that `ratite backup` wrote
@@ -119,7 +120,18 @@ pub(super) fn backup(args: &BackupArgs, globals: &Globals) -> Outcome {
     }
     let bytes = store.used_bytes()?;
     let folder = beside(&target, ".partial");
+    if args.target.is_dir() {
+        // Of backups that were killed. Where this fails, making one says why.
+        let _ = sweep(&args.target);
+    }
     check_room(&folder, bytes)?;
+    announce(&format!(
+        "{}, about {}, are written to {} and checked; {}",
+        things(store.occupancy()?.events, "event"),
+        text::size(bytes),
+        target.display(),
+        room(&folder)
+    ));
     let copy = Copy::begin(&folder)?;
     let stop = Stop::on_signals();
     let copy = write(store, copy, bytes, &stop)?;
@@ -170,18 +182,20 @@ fn schedule(args: &BackupArgs, interval: u64, globals: &Globals) -> Outcome {
 pub(super) fn write(store: crate::store::Store, copy: Copy, bytes: u64, stop: &Stop) -> Result<Copy, Failure> {
     let copy = Arc::new(copy);
     let file = copy.file();
-    let writer = std::thread::spawn({
+    let writer = std::thread::Builder::new().name("copy".to_owned()).spawn({
         let copy = copy.clone();
         move || store.copy_into(&copy)
     });
+    let writer = writer.map_err(RelayError::Thread)?;
     let mut progress = Progress::new("bytes written", Some(bytes));
     while !writer.is_finished() {
         let written = fs::metadata(&file).map_or(0, |metadata| metadata.len());
         progress.at(written, written);
         if stop.requested() {
-            // The thread goes with the process; what it wrote goes now.
-            let _ = fs::remove_dir_all(file.parent().unwrap_or(Path::new("")));
-            return Err(Failure::new("it was stopped", "Nothing of it is left; run it again."));
+            // The thread goes with the process; what it wrote goes now. It may just be about to begin.
+            let folder = file.parent().unwrap_or(Path::new(""));
+            let _ = (0..3).try_for_each(|_| fs::remove_dir_all(folder));
+            return Err(Failure::new("the copy was stopped", "Nothing of it is left; run it again."));
         }
         std::thread::sleep(LOOK);
     }
@@ -211,11 +225,19 @@ pub(super) fn restore(args: &RestoreArgs, globals: &Globals) -> Outcome {
             "Name another folder with --data, or replace it with --replace; it is kept under another name then.",
         ));
     }
-    fs::create_dir_all(data).map_err(|error| {
+    let folder = data.join("restore.partial");
+    check_room(data, bytes)?;
+    let had_one = place.exists();
+    let replaced = if had_one { "; the database that is there is kept beside it" } else { "" };
+    announce(&format!(
+        "{} are copied into {} and checked before anything is changed; {}{replaced}",
+        text::size(bytes),
+        data.display(),
+        room(data)
+    ));
+    let created = Created::folder(data).map_err(|error| {
         Failure::io(format!("{} cannot be created", data.display()), &error, "Name another folder with --data.")
     })?;
-    let folder = data.join("restore.partial");
-    check_room(&folder, bytes)?;
     let stop = Stop::on_signals();
     let copy = Copy::begin(&folder)?;
     fill(&copy, &mut input, bytes, &stop, &unreadable)?;
@@ -224,12 +246,34 @@ pub(super) fn restore(args: &RestoreArgs, globals: &Globals) -> Outcome {
     // Somebody may have come in the meantime.
     ensure_unused(data)?;
     let kept = kept_as(data);
-    let had_one = place.exists();
+    created.keep();
     copy::replace(data, copy, &kept)?;
     if had_one && !args.json {
         print(&format!("the database that was there is kept as {}\n", kept.display()))?;
     }
     tell("restored", data, &report, bytes, started, args.json)
+}
+
+/// A folder that goes again, empty as it was, unless something came into it.
+struct Created<'f>(Option<&'f Path>);
+
+impl<'f> Created<'f> {
+    fn folder(folder: &'f Path) -> io::Result<Created<'f>> {
+        let is_new = !folder.exists();
+        fs::create_dir_all(folder)?;
+        Ok(Created(is_new.then_some(folder)))
+    }
+
+    fn keep(mut self) {
+        self.0 = None;
+    }
+}
+
+impl Drop for Created<'_> {
+    fn drop(&mut self) {
+        // Fails where it is not empty, as it should.
+        self.0.map(fs::remove_dir);
+    }
 }
 
 fn fill(
@@ -317,7 +361,7 @@ fn stamp() -> String {
 
 /// Where the database in this folder is kept that gives way to another.
 pub(super) fn kept_as(data: &Path) -> PathBuf {
-    let name = format!("data.mdb.{}", stamp());
+    let name = format!("{}{}", copy::KEPT, stamp());
     // Two within one second are two.
     let more = (2..).map(|n| format!("{name}-{n}"));
     let mut names = std::iter::once(name.clone()).chain(more).map(|name| data.join(name));

@@ -6,10 +6,11 @@ use std::time::Instant;
 use clap::Args;
 
 use super::backup::{checked, ensure_unused, kept_as, prepare, write};
-use super::disk::check_room;
+use super::disk::{check_room, room};
 use super::failure::{CLEAN, Failure, Outcome, things};
 use super::globals::Globals;
 use super::output::{print, print_json};
+use super::progress::announce;
 use super::signals::Stop;
 use super::text;
 use crate::server::neighbours;
@@ -27,7 +28,7 @@ Examples:
   ratite info                          how much is free
   ratite compact
 
-Exit codes: 0 it is done, 1 nothing was changed."
+Exit codes: 0 it is done, 1 it failed or was stopped, and nothing was changed."
 )]
 pub(super) struct CompactArgs {
     /// Print the result as JSON
@@ -51,6 +52,13 @@ pub(super) fn run(args: &CompactArgs, globals: &Globals) -> Outcome {
     let bytes = store.used_bytes()?;
     let folder = data.join("compact.partial");
     check_room(&folder, bytes)?;
+    announce(&format!(
+        "{}, about {}, are written anew beside the database, {}, checked, and put in its place; {}",
+        things(store.occupancy()?.events, "event"),
+        text::size(bytes),
+        text::size(before),
+        room(&folder)
+    ));
     let stop = Stop::on_signals();
     let copy = write(store, Copy::begin(&folder)?, bytes, &stop)?;
     let report = checked(&copy, config.storage.map_size, false, &stop, "the new file")?;

@@ -8,7 +8,7 @@ use super::failure::{Failure, Outcome, things};
 use super::filters::{self, TimeRange};
 use super::globals::Globals;
 use super::output::{print, print_json};
-use super::progress::Progress;
+use super::progress::{self, Progress, announce};
 use super::signals::Stop;
 use super::time;
 use super::walk::{count, end};
@@ -59,8 +59,9 @@ pub(super) fn run(args: &DeleteArgs, globals: &Globals) -> Outcome {
     };
     args.range.apply(&mut filters);
     let (store, config) = globals.open_existing()?;
+    let stop = Stop::on_signals();
     if args.dry_run {
-        let count = count(&store, &config.policy, filters)?;
+        let count = count(&store, &config.policy, filters, &stop)?;
         if args.json {
             print_json(&serde_json::json!({ "would_remove": count }))?;
         } else {
@@ -68,15 +69,22 @@ pub(super) fn run(args: &DeleteArgs, globals: &Globals) -> Outcome {
         }
         return Ok(end(store.damaged().len() as u64));
     }
-    let stop = Stop::on_signals();
+    // To find them takes little of the time that removing them takes.
+    let total = match progress::is_shown() {
+        true => Some(count(&store, &config.policy, filters.clone(), &stop)?),
+        false => None,
+    };
+    if let Some(total) = total {
+        announce(&format!("{} will be removed, in small steps; the file does not grow", things(total, "event")));
+    }
     let relay = Relay::start(
         store.clone(),
         Settings { unattended: false, backup: Backup::default(), ..Settings::from_config(&config) },
     )?;
-    let mut progress = Progress::new("events removed", None);
+    let mut progress = Progress::new("events removed", total.map(|total| total.max(1)));
     let mut complete = true;
     let removed = relay.remove(filters, &mut |removed| {
-        progress.at(0, removed);
+        progress.at(removed, removed);
         complete = !stop.requested();
         if complete { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
     });

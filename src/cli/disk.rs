@@ -12,6 +12,14 @@ pub(super) fn free_bytes(path: &Path) -> Option<u64> {
     Some(disk.f_bavail.saturating_mul(disk.f_frsize))
 }
 
+/// What is free there, for people.
+pub(super) fn room(path: &Path) -> String {
+    match free_bytes(path) {
+        Some(free) => format!("{} are free there", text::size(free)),
+        None => "the system does not say how much is free there".to_owned(),
+    }
+}
+
 /// An error when there is no room for so many bytes.
 pub(super) fn check_room(path: &Path, bytes: u64) -> Result<(), Failure> {
     match free_bytes(path) {

@@ -62,14 +62,17 @@ pub(super) fn run(args: &ExportArgs, globals: &Globals) -> Outcome {
         None => Output::stdout(),
     };
     let order = if args.reverse { Order::NewestFirst } else { Order::OldestFirst };
+    // How many match is not known, how many there are is.
+    let everything = args.filter.is_none() && args.range.is_empty();
+    let total = if everything { Some(store.occupancy()?.events.max(1)) } else { None };
     // With events going to the terminal a line of progress would only get between them.
-    let mut progress = args.output.is_some().then(|| Progress::new("events", None));
+    let mut progress = args.output.is_some().then(|| Progress::new("events", total));
     let stop = Stop::on_signals();
     let mut complete = true;
     let mut take = |lines: &[u8], count| {
         output.write(lines)?;
         if let Some(progress) = &mut progress {
-            progress.at(0, count);
+            progress.at(count, count);
         }
         complete = !stop.requested();
         Ok(complete)

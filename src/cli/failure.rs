@@ -97,6 +97,12 @@ impl From<StoreError> for Failure {
                     },
                 );
             }
+            StoreError::Copy { path, source } if source.kind() == io::ErrorKind::WouldBlock => {
+                return Failure::new(
+                    format!("another command is writing in {}", path.display()),
+                    "Wait for its end, or name another place.",
+                );
+            }
             StoreError::Copy { path, source } => {
                 return Failure::io(
                     format!("{} cannot be written", path.display()),

@@ -14,12 +14,12 @@ use rayon::prelude::*;
 use serde::Serialize;
 use serde_json::value::RawValue;
 
-use super::disk::free_bytes;
+use super::disk::{free_bytes, room};
 use super::failure::{CLEAN, FAILED, Failure, LEFT_OUT, Outcome, complain, things};
 use super::globals::Globals;
 use super::input::{self, Chunk, Gauges, Line, Lines, MAX_LINE_BYTES, Next, Source};
 use super::output::{self, Output};
-use super::progress::Progress;
+use super::progress::{Progress, announce};
 use super::resume::{self, Reading};
 use super::signals::Stop;
 use super::text;
@@ -141,6 +141,23 @@ pub(super) fn run(args: &ImportArgs, globals: &Globals) -> Outcome {
         false => resume::look_up(&store, sources, args.rejects.is_some())?,
     };
     let data = &config.storage.path;
+    let left = |reading: &Reading| {
+        input::total_bytes(std::slice::from_ref(&reading.source)).map(|size| size.saturating_sub(reading.from.consumed))
+    };
+    if let Some(bytes) = readings.iter().map(left).sum::<Option<u64>>() {
+        announce(&format!(
+            "{} are read into {}, which takes up to as much room, and more when they are packed; {}",
+            text::size(bytes),
+            data.display(),
+            room(data)
+        ));
+        if free_bytes(data).is_some_and(|free| free < bytes) {
+            complain(&format!(
+                "warning: {} has less room than that: where it is full the import ends, and goes on when it is run again",
+                data.display()
+            ));
+        }
+    }
     let roomy = free_bytes(data).is_none_or(|free| free >= ROOM);
     let alone = roomy && neighbours(data).is_ok_and(|relays| relays.is_empty());
     // What is too old may be imported, and goes when a relay runs; but an import keeps below the ceiling too.

@@ -1,14 +1,28 @@
-//! Progress on a terminal: how much, how fast, how long still. In a pipe or a log there is nothing to see.
+//! What a command is about to do, and progress, on a terminal: how much, how fast, how long still. In a pipe or a log there is nothing to see.
 
 use std::collections::VecDeque;
+use std::io::{self, IsTerminal as _};
 use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
+use super::failure::complain;
 use super::text;
 
 /// The speed shown is that of the last few seconds.
 const WINDOW: Duration = Duration::from_secs(5);
+
+/// Whether somebody looks.
+pub(super) fn is_shown() -> bool {
+    io::stderr().is_terminal()
+}
+
+/// Says what the command is about to do, where progress is shown.
+pub(super) fn announce(text: &str) {
+    if is_shown() {
+        complain(text);
+    }
+}
 
 /// A line at the bottom of the terminal.
 pub(super) struct Progress {
@@ -43,8 +57,8 @@ impl Progress {
         let (since, before) = self.marks.front().copied().unwrap_or((now, count));
         let seconds = (now - since).as_secs_f64().max(0.001);
         let speed = (count.saturating_sub(before)) as f64 / seconds;
-        self.bar.set_message(format!("{} {}, {}/s", text::number(count), self.what, text::number(speed as u64)));
         self.bar.set_position(position);
+        self.bar.set_message(format!("{} {}, {}/s", text::number(count), self.what, text::number(speed as u64)));
     }
 
     /// Takes the line away.

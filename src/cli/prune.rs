@@ -8,7 +8,7 @@ use serde::Serialize;
 use super::failure::{CLEAN, Failure, Outcome, things};
 use super::globals::Globals;
 use super::output::{print, print_json};
-use super::progress::Progress;
+use super::progress::{Progress, announce};
 use super::signals::Stop;
 use super::text;
 use crate::config::{Backup, Config, RetentionRule};
@@ -73,6 +73,7 @@ pub(super) fn run(args: &PruneArgs, globals: &Globals) -> Outcome {
 }
 
 fn prune(args: &PruneArgs, relay: &Relay, store: &Store, config: &Config, gentle: bool, stop: &Stop) -> Outcome {
+    announce(&format!("{} are looked through", things(store.occupancy()?.events, "event")));
     let flow = || if stop.requested() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) };
     let mut progress = Progress::new("events found", Some(1000));
     let plan = relay.plan_retention(&mut |thousandths, found| {
@@ -94,6 +95,7 @@ fn prune(args: &PruneArgs, relay: &Relay, store: &Store, config: &Config, gentle
     if !args.json {
         print(&format!("{}{}", table(&plan, config), end(&plan.total(), "will be removed")))?;
     }
+    announce("They are removed in small steps; the file does not grow.");
     let total = plan.total().events;
     let mut progress = Progress::new("events removed", Some(total.max(1)));
     let done = relay.prune(gentle, &mut |_, removed| {

@@ -2,10 +2,11 @@
 
 use clap::Args;
 
-use super::failure::Outcome;
+use super::failure::{Failure, Outcome};
 use super::filters::{self, TimeRange};
 use super::globals::Globals;
 use super::output::{Output, print, print_json};
+use super::signals::Stop;
 use super::time;
 use super::walk::{count, end, walk};
 use crate::store::Order;
@@ -15,12 +16,14 @@ use crate::store::Order;
 #[command(
     long_about = "Ask the database as a client would: prints the events that match any of the filters, newest first, each event once and each \
         filter up to its own limit. The limits of the configuration do not apply.\n\n\
-        The exit code is 2 when damaged events had to be left out.",
+        The relay may be running.",
     after_help = format!("\
 Examples:
   ratite scan '{{\"kinds\":[1],\"limit\":10}}'
   ratite scan '{{\"#t\":[\"nostr\"]}}' --since 7d
   ratite scan --count '{{\"kinds\":[3]}}' '{{\"kinds\":[10002]}}'
+
+Exit codes: 0 that is all, 2 damaged events had to be left out, 1 it failed or was stopped.
 
 {}", time::TIMES_HELP)
 )]
@@ -42,8 +45,9 @@ pub(super) fn run(args: &ScanArgs, globals: &Globals) -> Outcome {
     let mut filters = filters::parse(&args.filters)?;
     args.range.apply(&mut filters);
     let (store, config) = globals.open_existing()?;
+    let stop = Stop::on_signals();
     if args.count {
-        let count = count(&store, &config.policy, filters)?;
+        let count = count(&store, &config.policy, filters, &stop)?;
         if args.json {
             print_json(&serde_json::json!({ "count": count }))?;
         } else {
@@ -51,9 +55,12 @@ pub(super) fn run(args: &ScanArgs, globals: &Globals) -> Outcome {
         }
     } else {
         let mut output = Output::stdout();
-        let mut take = |lines: &[u8], _| output.write(lines).map(|()| true);
+        let mut take = |lines: &[u8], _| output.write(lines).map(|()| !stop.requested());
         let walked = walk(&store, &config.policy, filters, Order::NewestFirst, &mut take)?;
         output.finish()?;
+        if stop.requested() {
+            return Err(Failure::new("the scan was stopped", "Run it again."));
+        }
         return Ok(walked.end());
     }
     Ok(end(store.damaged().len() as u64))

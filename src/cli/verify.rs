@@ -8,17 +8,18 @@ use clap::Args;
 use super::failure::{CLEAN, FAILED, Failure, Outcome, RESCUE, complain, things};
 use super::globals::Globals;
 use super::output::{print, print_json};
-use super::progress::Progress;
+use super::progress::{Progress, announce};
 use super::signals::Stop;
 use super::text;
-use crate::store::{Store, VerifyReport};
+use crate::store::{Stage, Store, Verified, VerifyReport};
 
 /// Check that the database is in order
 #[derive(Args, Debug)]
 #[command(
     long_about = "Compare every table of the database with every other: each event with its id and with its entries in every index, each \
         entry with its event, replaced versions and deleted events with those that are there. With --deep, signatures too.\n\n\
-        The relay may be running. What is freed while this runs is used again only after it.",
+        The relay may be running. Nothing is written, so no room is needed; but what others free while this runs is used again only \
+        after it.",
     after_help = "\
 Examples:
   ratite verify
@@ -37,6 +38,12 @@ pub(super) struct VerifyArgs {
 
 pub(super) fn run(args: &VerifyArgs, globals: &Globals) -> Outcome {
     let (store, _) = globals.open_existing()?;
+    let signatures = if args.deep { ", and every signature is checked" } else { "" };
+    announce(&format!(
+        "{} in {} are read and every table is compared with every other{signatures}; nothing is written, no room is needed",
+        text::size(store.used_bytes()?),
+        store.path().display()
+    ));
     let report = check(&store, args.deep, &Stop::on_signals())?;
     if args.json {
         print_json(&report)?;
@@ -48,13 +55,26 @@ pub(super) fn run(args: &VerifyArgs, globals: &Globals) -> Outcome {
 
 /// Checks a database and shows how far it is.
 pub(super) fn check(store: &Store, signatures: bool, stop: &Stop) -> Result<VerifyReport, Failure> {
-    // How many there are is not asked before the pages are known to be sound.
-    let mut progress = Progress::new("events checked", None);
-    let report = store.verify_with(signatures, &mut |events| {
-        progress.at(events, events);
+    let mut shown: Option<(Stage, Progress)> = None;
+    let report = store.verify_with(signatures, &mut |Verified { stage, done, total }| {
+        if shown.as_ref().is_none_or(|(at, _)| *at != stage) {
+            // The line of the last stage goes before there is another.
+            shown = None;
+        }
+        let (_, progress) = shown.get_or_insert_with(|| (stage, Progress::new(name(stage), Some(total.max(1)))));
+        progress.at(done.min(total), done);
         if stop.requested() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
     })?;
+    drop(shown);
     report.ok_or_else(|| Failure::new("the check was stopped", "Nothing was changed; run it again."))
+}
+
+fn name(stage: Stage) -> &'static str {
+    match stage {
+        Stage::Pages => "pages checked",
+        Stage::Events => "events checked",
+        Stage::Entries => "index entries checked",
+    }
 }
 
 /// What a check found, for people.

@@ -4,6 +4,8 @@ use std::ops::ControlFlow;
 use std::process::ExitCode;
 
 use super::failure::{CLEAN, Failure, LEFT_OUT, complain, things};
+use super::progress::Progress as Shown;
+use super::signals::Stop;
 use super::time;
 use crate::config::Policy;
 use crate::nostr::Filter;
@@ -127,7 +129,8 @@ pub(super) fn walk_log(store: &Store, mut filters: Vec<Filter>, take: &mut Take<
 }
 
 /// The number of matching events.
-pub(super) fn count(store: &Store, policy: &Policy, filters: Vec<Filter>) -> Result<u64, Failure> {
+pub(super) fn count(store: &Store, policy: &Policy, filters: Vec<Filter>, stop: &Stop) -> Result<u64, Failure> {
+    let mut shown = Shown::new("events found", None);
     let mut scan = Scan::new(filters, Order::NewestFirst);
     let mut count = 0;
     loop {
@@ -138,5 +141,9 @@ pub(super) fn count(store: &Store, policy: &Policy, filters: Vec<Filter>) -> Res
         if progress == Progress::Done {
             return Ok(count);
         }
+        if stop.requested() {
+            return Err(Failure::new("the search was stopped", "Run it again."));
+        }
+        shown.at(0, count);
     }
 }

@@ -17,7 +17,7 @@ use rustix::fs::{FlockOperation, flock, statvfs};
 
 use super::{Core, lock};
 use crate::config;
-use crate::store::copy::Copy;
+use crate::store::copy::{self, Copy};
 use crate::store::{Store, StoreError};
 
 /// How often the thread looks whether it is time.
@@ -125,6 +125,18 @@ fn look(folder: &Path) -> io::Result<Found> {
 
 const PARTIAL: &str = ".partial";
 
+/// Removes what is left in a folder of backups that were never finished and that nobody is making.
+pub fn sweep(folder: &Path) -> io::Result<()> {
+    for left in look(folder)?.partial {
+        match copy::remove_abandoned(&left) {
+            // An operator is making one by hand.
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            removed => removed?,
+        }
+    }
+    Ok(())
+}
+
 /// Makes a backup of `store` in the folder of `config` if one is due at `now` (unix seconds) and nobody else is at it, checks it, and
 /// removes the oldest if there are too many. `None` when none is due. `stop` is asked again and again. Blocks; between parts of the
 /// check the processor is left to others.
@@ -148,15 +160,13 @@ pub fn make_if_due(
         Err(rustix::io::Errno::WOULDBLOCK) => return Ok(None),
         Err(error) => return Err(failed(&guard)(error.into())),
     }
-    let Found { made, partial } = look(folder).map_err(failed(folder))?;
+    let Found { made, .. } = look(folder).map_err(failed(folder))?;
     // A clock that was set back is no reason to make none for years.
     let is_due = |last: u64| last > now || now - last >= config.interval;
     if made.last().is_some_and(|(last, _)| !is_due(*last)) {
         return Ok(None);
     }
-    for left in partial {
-        fs::remove_dir_all(&left).map_err(failed(&left))?;
-    }
+    sweep(folder).map_err(failed(folder))?;
     let needed = store.used_bytes()?;
     let disk = statvfs(folder).map_err(|error| failed(folder)(error.into()))?;
     let free = disk.f_bavail.saturating_mul(disk.f_frsize);

@@ -358,11 +358,8 @@ impl Relay {
                 let (tx, rx) = crossbeam_channel::bounded(1);
                 let _ = self.core.writer.send(ToWriter::Remove { ids, done: tx });
                 removed += rx.recv().map_err(|_| RelayError::Closed)??;
-                if progress(removed).is_break() {
-                    return Ok(removed);
-                }
             }
-            if state == Progress::Done {
+            if progress(removed).is_break() || state == Progress::Done {
                 return Ok(removed);
             }
         }

@@ -256,6 +256,11 @@ impl Run<'_> {
         }
     }
 
+    /// Whether nobody wants to go on, where nothing was removed for a while.
+    fn is_to_end(&mut self, thousandths: u64) -> bool {
+        self.core.closed.load(Relaxed) || (self.watch)(thousandths, self.plan.total()).is_break()
+    }
+
     /// Removes these, or only counts them.
     fn take(&mut self, mut doomed: Vec<Doomed>, thousandths: u64) -> Result<ControlFlow<()>, RelayError> {
         // Neighbours share pages.
@@ -298,7 +303,7 @@ impl Run<'_> {
             let began = Instant::now();
             let state = survey.run(&self.core.store, self.budget(), &mut |doomed| gathered.push(doomed))?;
             self.rest(began.elapsed());
-            if self.core.closed.load(Relaxed) {
+            if self.is_to_end(survey.thousandths()) {
                 return Ok(ControlFlow::Break(()));
             }
             if state == Progress::Done || gathered.len() >= GATHERED || self.mode == Mode::Look {
@@ -317,13 +322,15 @@ impl Run<'_> {
         }
     }
 
-    /// Removes the oldest until the database has no more than `goal` bytes in use; says whether that was reached.
-    fn shrink(&mut self, terms: &Arc<Terms>, goal: u64) -> Result<bool, RelayError> {
+    /// Removes the oldest until the database has no more than `goal` bytes in use; says whether that was reached, and breaks when it
+    /// was ended before.
+    fn shrink(&mut self, terms: &Arc<Terms>, goal: u64) -> Result<ControlFlow<(), bool>, RelayError> {
+        const ENDED: Result<ControlFlow<(), bool>, RelayError> = Ok(ControlFlow::Break(()));
         let mut surplus = Surplus::new(terms.clone());
         loop {
             let used = self.core.ceiling.measure(&self.core.store, self.core.settings().retention.config.max_size)?;
             if used <= goal {
-                return Ok(true);
+                return Ok(ControlFlow::Continue(true));
             }
             // Pages come free only when all or most of what is on them has gone, so it is looked at again and again.
             let wanted = ((used - goal) as f64 / self.scale / 2.0) as u64;
@@ -341,8 +348,8 @@ impl Run<'_> {
                     }
                 })?;
                 self.rest(began.elapsed());
-                if self.core.closed.load(Relaxed) {
-                    return Ok(false);
+                if self.is_to_end(0) {
+                    return ENDED;
                 }
                 if bytes >= wanted {
                     break;
@@ -350,10 +357,10 @@ impl Run<'_> {
             }
             let nothing = gathered.is_empty();
             if self.take(gathered, 0)?.is_break() {
-                return Ok(false);
+                return ENDED;
             }
             if nothing && state == Progress::Done {
-                return Ok(false);
+                return Ok(ControlFlow::Continue(false));
             }
         }
     }
@@ -445,7 +452,10 @@ pub(super) fn run(core: &Core, mode: Mode, watch: &mut Watch<'_>) -> Result<Plan
         if looks {
             flow = run.count_surplus(&terms, high, low, &seen)?;
         } else if core.store.used_bytes()? > high {
-            run.shrink(&terms, low)?;
+            flow = match run.shrink(&terms, low)? {
+                ControlFlow::Continue(_) => ControlFlow::Continue(()),
+                ControlFlow::Break(()) => ControlFlow::Break(()),
+            };
         }
     }
     run.plan.complete = flow.is_continue();
@@ -546,9 +556,8 @@ fn look_at_ceiling(core: &Core) -> Result<(), RelayError> {
     let mut run = Run { core, mode, pace: Pace::new(mode), scale, plan, watch: &mut nobody };
     let reached = run.shrink(&rules, retention.low_water())?;
     let removed = run.plan.ceiling;
-    if core.closed.load(Relaxed) {
-        return Ok(());
-    }
+    // Nobody but the relay ends it, when it is closed.
+    let ControlFlow::Continue(reached) = reached else { return Ok(()) };
     if !reached && !ceiling.hopeless.swap(true, Relaxed) {
         tracing::error!(
             "the database comes close to retention.max_size, and nothing is left that may go: events will be refused; raise it, or \

@@ -2,18 +2,24 @@
 
 use std::fs::{self, File};
 use std::io;
-use std::os::unix::fs::OpenOptionsExt as _;
+use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
 use heed::CompactionOption;
+use rustix::fs::{FlockOperation, flock};
 use rustix::process::{Flock, FlockType, fcntl_getlk};
 
 use super::file::Reader;
 use super::{Store, StoreError, is_disk_full, open};
 
+/// How the names of files begin that a database was kept under when another took its place; the time comes after it.
+pub const KEPT: &str = "data.mdb.";
+
 /// A database on its way to its place: a folder of its own, removed again unless it is put there.
 pub struct Copy {
     folder: PathBuf,
+    /// Locked as long as this process is at it, however it ends.
+    _claim: File,
     kept: bool,
 }
 
@@ -39,15 +45,18 @@ impl Store {
 }
 
 impl Copy {
-    /// Prepares `folder`, which must be missing or left behind by an earlier copy.
+    /// Prepares `folder`, which must be missing or left behind by an earlier copy. Another process that is writing there is
+    /// [`io::ErrorKind::WouldBlock`].
     pub fn begin(folder: &Path) -> Result<Copy, StoreError> {
-        let copy = Copy { folder: folder.into(), kept: false };
-        match fs::remove_dir_all(folder) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(copy.failed(error)),
-            _ => {}
-        }
-        fs::create_dir(folder).map_err(|source| copy.failed(source))?;
-        Ok(copy)
+        let failed = |source| StoreError::Copy { path: folder.into(), source };
+        let made = remove_abandoned(folder).and_then(|()| fs::create_dir(folder));
+        made.map_err(|error| match error.kind() {
+            // It was faster.
+            io::ErrorKind::AlreadyExists => failed(io::ErrorKind::WouldBlock.into()),
+            _ => failed(error),
+        })?;
+        let claim = claim(folder).map_err(failed)?;
+        Ok(Copy { folder: folder.into(), _claim: claim, kept: false })
     }
 
     /// The file that holds the database.
@@ -89,6 +98,25 @@ impl Copy {
     }
 }
 
+/// The lock on a folder in which a database is written.
+fn claim(folder: &Path) -> io::Result<File> {
+    let claim = File::open(folder)?;
+    match flock(&claim, FlockOperation::NonBlockingLockExclusive) {
+        Err(rustix::io::Errno::WOULDBLOCK) => Err(io::ErrorKind::WouldBlock.into()),
+        // Some network file systems know no locks; there it is up to the user.
+        _ => Ok(claim),
+    }
+}
+
+/// Removes what is left of a copy in `folder` that was never finished; [`io::ErrorKind::WouldBlock`] when somebody is writing it.
+pub fn remove_abandoned(folder: &Path) -> io::Result<()> {
+    let removed = claim(folder).and_then(|_claim| fs::remove_dir_all(folder));
+    match removed {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        removed => removed,
+    }
+}
+
 /// The process, if there is one, that has the database in `folder` open. Not to be asked by one that has it open itself: asking would
 /// give up its own claim.
 pub fn user(folder: &Path) -> Result<Option<u32>, StoreError> {
@@ -111,17 +139,38 @@ pub fn last_commit(file: &Path) -> Option<u64> {
     metas.map(|meta| meta.txn).max()
 }
 
-/// Puts a copy in the place of the database in `folder`, which nobody may use; the old one, if there is one, is kept as `kept`.
+/// Puts a copy in the place of the database in `folder`, which nobody may use; the old one, if there is one, is kept as `kept`. At no
+/// moment is there none, so that nobody who is killed here, and starts a relay, has it begin a new one.
 pub fn replace(folder: &Path, copy: Copy, kept: &Path) -> Result<(), StoreError> {
     let failed = |source| StoreError::Open { path: folder.into(), source };
     let place = folder.join(open::FILE);
-    match fs::rename(&place, kept) {
+    forget_other_names(folder, &place).map_err(failed)?;
+    // Where a file cannot have two names, it has none for a moment.
+    let named = fs::hard_link(&place, kept).or_else(|_| fs::rename(&place, kept));
+    match named {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(failed(error)),
         _ => {}
     }
     // It tells of readers of the old database.
     let _ = fs::remove_file(folder.join(open::LOCK_FILE));
     copy.put(&place).map_err(failed)
+}
+
+/// Takes away names under which the database is kept already: of one who was killed between giving it one and putting a copy in its
+/// place.
+fn forget_other_names(folder: &Path, place: &Path) -> io::Result<()> {
+    let inode = match fs::metadata(place) {
+        Ok(metadata) if metadata.nlink() > 1 => metadata.ino(),
+        _ => return Ok(()),
+    };
+    for entry in fs::read_dir(folder)? {
+        let entry = entry?;
+        let is_kept = entry.file_name().to_string_lossy().starts_with(KEPT);
+        if is_kept && entry.metadata()?.ino() == inode {
+            fs::remove_file(entry.path())?;
+        }
+    }
+    Ok(())
 }
 
 impl Drop for Copy {

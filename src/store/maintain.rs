@@ -13,7 +13,7 @@ use super::plan::Order;
 use super::prepare::{address_stem, further_stems};
 use super::retention::RetentionReport;
 use super::scan::{Budget, Progress, Scan};
-use super::sound::Depth;
+use super::sound::{Depth, Watch as _};
 use super::statistics::Statistics;
 use super::{Store, StoreError, as_record, find_id, freelist, get_record, next_seq, schema, sound, tombstone};
 use crate::nostr::{Event, EventFields, Filter, Kind, KindClass};
@@ -89,6 +89,69 @@ impl VerifyReport {
         if self.faults.len() < 100 {
             self.faults.push(text);
         }
+    }
+}
+
+/// How far [`Store::verify_with`] is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Verified {
+    /// What is being looked at.
+    pub stage: Stage,
+    /// How many of them were.
+    pub done: u64,
+    /// How many there are, about.
+    pub total: u64,
+}
+
+/// What [`Store::verify_with`] looks at, one after the other.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stage {
+    /// Pages of the file.
+    Pages,
+    /// Events, each with its entries in the indices.
+    Events,
+    /// Entries of the indices.
+    Entries,
+}
+
+/// A check in progress: what it has found, and who hears how far it is.
+struct Inspection<'i> {
+    report: VerifyReport,
+    each: &'i mut dyn FnMut(Verified) -> ControlFlow<()>,
+    at: Verified,
+    /// Nobody wants to know more.
+    ended: bool,
+}
+
+/// How often it is told how far a check is.
+const TOLD: u64 = 1024;
+
+impl Inspection<'_> {
+    fn begin(&mut self, stage: Stage, total: u64) {
+        self.at = Verified { stage, done: 0, total };
+    }
+
+    /// One more was looked at; breaks when no more is to be.
+    fn step(&mut self) -> ControlFlow<()> {
+        self.at.done += 1;
+        if self.at.done.is_multiple_of(TOLD) { self.tell() } else { ControlFlow::Continue(()) }
+    }
+
+    fn tell(&mut self) -> ControlFlow<()> {
+        let flow = (self.each)(self.at);
+        self.ended |= flow.is_break();
+        flow
+    }
+}
+
+impl sound::Watch for Inspection<'_> {
+    fn fault(&mut self, text: String) {
+        self.report.fault(text);
+    }
+
+    fn met(&mut self, pages: u64) -> ControlFlow<()> {
+        self.at.done = pages;
+        self.tell()
     }
 }
 
@@ -217,63 +280,73 @@ impl Store {
 
     /// Looks through the pages of the file, and if they are sound walks every table against every other in one read
     /// transaction. An index entry without its event, an event without one of its entries, a tombstone whose victim is
-    /// there: each is a fault. With `signatures` they are checked too, on all cores. `each` hears of the events checked so
-    /// far; `None` when it breaks off.
+    /// there: each is a fault. With `signatures` they are checked too, on all cores. `each` hears how far it is; `None` when it
+    /// breaks off.
     pub fn verify_with(
         &self,
         signatures: bool,
-        each: &mut dyn FnMut(u64) -> ControlFlow<()>,
+        each: &mut dyn FnMut(Verified) -> ControlFlow<()>,
     ) -> Result<Option<VerifyReport>, StoreError> {
+        let at = Verified { stage: Stage::Pages, done: 0, total: 0 };
+        let mut inspection = Inspection { report: VerifyReport::default(), each, at, ended: false };
+        self.inspect(signatures, &mut inspection)?;
+        Ok((!inspection.ended).then_some(inspection.report))
+    }
+
+    /// Goes on until its end, or until it is told to break off.
+    fn inspect(&self, signatures: bool, inspection: &mut Inspection<'_>) -> Result<(), StoreError> {
         let mut unchecked: Vec<(Seq, Event)> = Vec::new();
-        let mut report = VerifyReport::default();
         let page_size = self.env().unnamed_database_stat().page_size as usize;
         let file = self.env().try_clone_inner_file()?;
         let mut txn = self.read()?;
         for _ in 0..sound::TRIES {
-            let fault = &mut |fault| report.fault(fault);
-            if sound::check(&file, page_size, txn.id() as u64, Depth::Everything, fault) {
+            inspection.begin(Stage::Pages, self.used_bytes()? / page_size as u64);
+            if sound::check(&file, page_size, txn.id() as u64, Depth::Everything, inspection) {
                 break;
             }
             drop(txn);
             txn = self.read()?;
         }
-        report.pages_are_sound = report.faults.is_empty();
-        if !report.pages_are_sound {
-            return Ok(Some(report));
+        inspection.report.pages_are_sound = inspection.report.faults.is_empty();
+        if !inspection.report.pages_are_sound || inspection.ended || inspection.tell().is_break() {
+            return Ok(());
         }
         let tables = self.tables();
         let mut expected = [Digest::default(); 4];
         let (mut addressed, mut expiring) = (0u64, 0u64);
         let mut kinds: BTreeMap<Kind, (u64, u64)> = BTreeMap::new();
+        inspection.begin(Stage::Events, tables.events.len(&txn)?);
         for entry in tables.events.iter(&txn)? {
             let (key, bytes) = entry?;
             let Some(seq) = keys::read_seq(key) else {
-                report.fault("an event has a key that is no number".into());
+                inspection.fault("an event has a key that is no number".into());
                 continue;
             };
             let Ok(record) = as_record(seq, bytes) else {
-                report.fault(format!("event {seq} is not a record"));
+                inspection.fault(format!("event {seq} is not a record"));
                 continue;
             };
-            report.events += 1;
+            inspection.report.events += 1;
             let kind = kinds.entry(record.kind()).or_default();
             *kind = (kind.0 + 1, kind.1 + bytes.len() as u64);
             match record.to_event() {
-                None => report.fault(format!("event {seq} cannot be read")),
-                Some(event) if event.check_id().is_err() => report.fault(format!("event {seq} does not match its id")),
+                None => inspection.fault(format!("event {seq} cannot be read")),
+                Some(event) if event.check_id().is_err() => {
+                    inspection.fault(format!("event {seq} does not match its id"))
+                }
                 Some(event) if signatures => unchecked.push((seq, event)),
                 Some(_) => {}
             }
             if unchecked.len() == SIGNATURES {
-                check_signatures(&mut unchecked, &mut report);
+                check_signatures(&mut unchecked, &mut inspection.report);
             }
-            if report.events.is_multiple_of(1024) && each(report.events).is_break() {
-                return Ok(None);
+            if inspection.step().is_break() {
+                return Ok(());
             }
             match find_id(self, &txn, &record.id())? {
                 Some((found, _)) if found == seq => {}
-                Some((found, _)) => report.fault(format!("event {seq} is stored twice, also as {found}")),
-                None => report.fault(format!("event {seq} is missing in ids")),
+                Some((found, _)) => inspection.fault(format!("event {seq} is stored twice, also as {found}")),
+                None => inspection.fault(format!("event {seq} is missing in ids")),
             }
             keys::each_entry(&record, &keys::tag_stems(self.hasher(), &record), seq, &mut |index, entry| {
                 expected[index as usize].add(&entry.key(index), &entry.value(index));
@@ -284,36 +357,47 @@ impl Store {
             if let Some(at) = record.expiration() {
                 expiring += 1;
                 if tables.expirations.get(&txn, &keys::expiration_key(at, seq))?.is_none() {
-                    report.fault(format!("event {seq} is missing in expirations"));
+                    inspection.fault(format!("event {seq} is missing in expirations"));
                 }
             }
-            self.verify_not_deleted(&txn, seq, &record, &mut report)?;
+            self.verify_not_deleted(&txn, seq, &record, inspection)?;
         }
-        check_signatures(&mut unchecked, &mut report);
-        if each(report.events).is_break() {
-            return Ok(None);
+        check_signatures(&mut unchecked, &mut inspection.report);
+        if inspection.tell().is_break() {
+            return Ok(());
         }
         if next_seq(tables, &txn)? < tables.events.last(&txn)?.and_then(|(k, _)| keys::read_seq(k)).map_or(0, |s| s + 1)
         {
-            report.fault("the next sequence number is in use".into());
+            inspection.fault("the next sequence number is in use".into());
         }
+        let mut entries = tables.addresses.len(&txn)?;
         for index in Index::ALL {
-            self.verify_index(&txn, index, expected[index as usize], &mut report)?;
+            entries += tables.index(index).len(&txn)?;
+        }
+        inspection.begin(Stage::Entries, entries);
+        for index in Index::ALL {
+            self.verify_index(&txn, index, expected[index as usize], inspection)?;
+            if inspection.ended {
+                return Ok(());
+            }
         }
         for (name, table, wanted) in [
-            ("ids", tables.ids, report.events),
+            ("ids", tables.ids, inspection.report.events),
             ("addresses", tables.addresses, addressed),
             ("expirations", tables.expirations, expiring),
         ] {
             let entries = table.len(&txn)?;
-            report.entries += entries;
+            inspection.report.entries += entries;
             if entries != wanted {
-                report.fault(format!("{name} has {entries} entries, the events call for {wanted}"));
+                inspection.fault(format!("{name} has {entries} entries, the events call for {wanted}"));
             }
         }
-        self.verify_addresses(&txn, &mut report)?;
-        self.verify_statistics(&txn, &kinds, &mut |fault| report.fault(fault))?;
-        Ok(Some(report))
+        self.verify_addresses(&txn, inspection)?;
+        if inspection.ended {
+            return Ok(());
+        }
+        self.verify_statistics(&txn, &kinds, &mut |fault| inspection.fault(fault))?;
+        Ok(())
     }
 
     /// Compares an index with what the events call for: as many entries, with the same sum of hashes. Only when the sums differ
@@ -323,26 +407,32 @@ impl Store {
         txn: &RoTxn<'_>,
         index: Index,
         expected: Digest,
-        report: &mut VerifyReport,
+        inspection: &mut Inspection<'_>,
     ) -> Result<(), StoreError> {
         let mut found = Digest::default();
         for entry in self.tables().index(index).iter(txn)? {
             let (key, value) = entry?;
             found.add(key, value);
+            if inspection.step().is_break() {
+                return Ok(());
+            }
         }
-        report.entries += found.entries;
+        inspection.report.entries += found.entries;
         if found == expected {
             return Ok(());
         }
-        report.fault(format!("{index:?} has {} entries, the events call for {}", found.entries, expected.entries));
+        inspection.fault(format!("{index:?} has {} entries, the events call for {}", found.entries, expected.entries));
         for entry in self.tables().index(index).iter(txn)? {
             let (key, value) = entry?;
+            if inspection.tell().is_break() {
+                return Ok(());
+            }
             let Some(posting) = Posting::read(index, key, value) else {
-                report.fault(format!("{index:?} has an entry that cannot be read"));
+                inspection.fault(format!("{index:?} has an entry that cannot be read"));
                 continue;
             };
             let Some(record) = get_record(self, txn, posting.seq)? else {
-                report.fault(format!("{index:?} points at event {}, which is not there", posting.seq));
+                inspection.fault(format!("{index:?} points at event {}, which is not there", posting.seq));
                 continue;
             };
             let mut its_own = false;
@@ -351,22 +441,25 @@ impl Store {
                 its_own |= i == index && entry.key(i)[..] == *key && entry.value(i)[..] == *value;
             });
             if !its_own {
-                report.fault(format!("{index:?} has an entry for event {} that it does not call for", posting.seq));
+                inspection.fault(format!("{index:?} has an entry for event {} that it does not call for", posting.seq));
             }
         }
         Ok(())
     }
 
-    fn verify_addresses(&self, txn: &RoTxn<'_>, report: &mut VerifyReport) -> Result<(), StoreError> {
+    fn verify_addresses(&self, txn: &RoTxn<'_>, inspection: &mut Inspection<'_>) -> Result<(), StoreError> {
         let mut previous: Option<(Vec<u8>, Seq)> = None;
         for entry in self.tables().addresses.iter(txn)? {
             let (key, _) = entry?;
+            if inspection.step().is_break() {
+                return Ok(());
+            }
             let Some(seq) = key.get(7..).and_then(keys::read_seq) else {
-                report.fault("addresses has an entry that cannot be read".into());
+                inspection.fault("addresses has an entry that cannot be read".into());
                 continue;
             };
             let Some(record) = get_record(self, txn, seq)? else {
-                report.fault(format!("addresses points at event {seq}, which is not there"));
+                inspection.fault(format!("addresses points at event {seq}, which is not there"));
                 continue;
             };
             let address = |r: &super::Record<'_>| {
@@ -378,7 +471,7 @@ impl Store {
                 && let Some(rival) = get_record(self, txn, *other)?
                 && address(&rival) == address(&record)
             {
-                report.fault(format!("events {other} and {seq} are versions of one address"));
+                inspection.fault(format!("events {other} and {seq} are versions of one address"));
             }
             previous = Some((key[..7].to_vec(), seq));
         }
@@ -391,18 +484,74 @@ impl Store {
         txn: &RoTxn<'_>,
         seq: Seq,
         record: &super::Record<'_>,
-        report: &mut VerifyReport,
+        inspection: &mut Inspection<'_>,
     ) -> Result<(), StoreError> {
         let tombstones = &self.tables().tombstones;
         let (id, author, kind) = (record.id(), record.pubkey(), record.kind());
         let deletable = !matches!(kind, Kind::DELETION | Kind::VANISH);
         if deletable && tombstones.get(txn, &tombstone::event_key(&id, &author))?.is_some() {
-            report.fault(format!("event {seq} was deleted by its author and is there"));
+            inspection.fault(format!("event {seq} was deleted by its author and is there"));
         }
         let vanished = tombstones.get(txn, &tombstone::vanish_key(&author))?.map(tombstone::until);
         if kind != Kind::VANISH && vanished.is_some_and(|until| record.created_at() <= until) {
-            report.fault(format!("event {seq} is there although its author vanished"));
+            inspection.fault(format!("event {seq} is there although its author vanished"));
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::nostr::{EventId, PublicKey, Signature, Tags};
+
+    fn filled() -> (tempfile::TempDir, Store) {
+        let folder = tempfile::tempdir().unwrap();
+        let store = Store::open(folder.path(), 1 << 30).unwrap();
+        let mut batch = store.batch(0).unwrap();
+        for n in 0..6000_u64 {
+            let mut event = Event {
+                id: EventId([0; 32]),
+                pubkey: PublicKey([n as u8; 32]),
+                created_at: 1_700_000_000 + n,
+                kind: Kind(1),
+                tags: Tags::new(),
+                // More than a page: such are looked at too.
+                content: "x".repeat(if n % 10 == 0 { 9000 } else { 10 }).into(),
+                sig: Signature([0; 64]),
+            };
+            event.id = event.compute_id();
+            batch.apply(&store.prepare(&event)).unwrap();
+        }
+        batch.commit().unwrap();
+        (folder, store)
+    }
+
+    #[test]
+    fn a_check_says_how_far_it_is_and_ends_at_any_stage() {
+        let (_folder, store) = filled();
+        let mut heard: Vec<Verified> = Vec::new();
+        let report = store.verify_with(false, &mut |at| {
+            heard.push(at);
+            ControlFlow::Continue(())
+        });
+        let report = report.unwrap().unwrap();
+        assert_eq!((report.faults.as_slice(), report.events), (&[][..], 6000));
+        let stages = [(Stage::Pages, 0), (Stage::Events, 6000), (Stage::Entries, 18_000)];
+        for (stage, total) in stages {
+            let of: Vec<&Verified> = heard.iter().filter(|at| at.stage == stage).collect();
+            assert!(of.len() > 1 && of.is_sorted_by_key(|at| at.done), "{of:?}");
+            assert!(of.iter().all(|at| at.done <= at.total && (total == 0 || at.total == total)), "{of:?}");
+            // The last word comes near the end.
+            assert!(of.last().is_some_and(|at| at.done + 1024 >= at.total), "{of:?}");
+
+            let mut asked_again = false;
+            let ended = store.verify_with(true, &mut |at| {
+                asked_again |= at.stage as u8 > stage as u8;
+                if at.stage == stage { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+            });
+            assert!(ended.unwrap().is_none() && !asked_again, "{stage:?}");
+        }
+        assert!(heard.is_sorted_by_key(|at| at.stage as u8));
     }
 }

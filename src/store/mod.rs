@@ -39,7 +39,7 @@ pub use bookmarks::{Bookmark, BookmarkKey};
 pub use count::Count;
 pub use keys::Seq;
 pub use lists::{Change, Entry, List};
-pub use maintain::{Occupancy, StoreInfo, TableInfo, VerifyReport};
+pub use maintain::{Occupancy, Stage, StoreInfo, TableInfo, Verified, VerifyReport};
 pub use plan::{Access, Order};
 pub use prepare::Prepared;
 pub use record::{Record, encode};

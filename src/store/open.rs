@@ -3,6 +3,7 @@
 
 use std::fs::{self, File};
 use std::io;
+use std::ops::ControlFlow;
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
 
@@ -60,7 +61,7 @@ pub fn open(path: &Path, map_size: u64) -> Result<Env<WithoutTls>, StoreError> {
     let env = reserve(path, map_size)?;
     let file = env.try_clone_inner_file()?;
     let page_size = env.unnamed_database_stat().page_size as usize;
-    let mut fault = None;
+    let mut found = Found(None);
     for _ in 0..sound::TRIES {
         // While this transaction is open, nothing that it could see is overwritten.
         let txn = env.read_txn()?;
@@ -68,13 +69,26 @@ pub fn open(path: &Path, map_size: u64) -> Result<Env<WithoutTls>, StoreError> {
             let there = env.real_disk_size()?;
             return Err(unusable(path, format!("{FILE} is cut off, it has {there} bytes and should have {needed}")));
         }
-        if sound::check(&file, page_size, txn.id() as u64, Depth::Tables, &mut |found| fault = Some(found)) {
+        if sound::check(&file, page_size, txn.id() as u64, Depth::Tables, &mut found) {
             break;
         }
     }
-    match fault {
+    match found.0 {
         Some(fault) => Err(unusable(path, format!("{fault} ({FILE})"))),
         None => Ok(env),
+    }
+}
+
+/// The last fault that was found.
+struct Found(Option<String>);
+
+impl sound::Watch for Found {
+    fn fault(&mut self, text: String) {
+        self.0 = Some(text);
+    }
+
+    fn met(&mut self, _: u64) -> ControlFlow<()> {
+        ControlFlow::Continue(())
     }
 }
 

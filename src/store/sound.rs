@@ -2,6 +2,7 @@
 //! it ends the process at the first that is not.
 
 use std::fs::File;
+use std::ops::ControlFlow;
 
 use super::file::{BIG_DATA, BRANCH, HEADER, LEAF, Meta, NO_PAGE, NODE, Reader, Tree, u16_at, u32_at, u64_at};
 
@@ -31,18 +32,31 @@ pub enum Depth {
     Everything,
 }
 
-/// Calls `fault` with a sentence for each page that is not as it should be as of transaction `txn`. False when nothing was looked at:
+/// Who is told what is found, and how far it is.
+pub trait Watch {
+    /// A sentence about a page that is not as it should be.
+    fn fault(&mut self, text: String);
+
+    /// So many pages were met; may end it.
+    fn met(&mut self, pages: u64) -> ControlFlow<()>;
+}
+
+/// How many pages are met between two calls of [`Watch::met`].
+const STEP: u64 = 1024;
+
+/// Tells `watch` of each page that is not as it should be as of transaction `txn`. False when nothing was looked at:
 /// the two transactions after `txn` have taken both meta pages, and a later transaction has to be asked for.
-pub fn check(file: &File, page_size: usize, txn: u64, depth: Depth, fault: &mut dyn FnMut(String)) -> bool {
+pub fn check(file: &File, page_size: usize, txn: u64, depth: Depth, watch: &mut dyn Watch) -> bool {
     let reader = Reader { file, page_size };
     let Some(meta) = reader.newest_meta(txn) else { return false };
     let Some(words) =
         file.metadata().ok().and_then(|file| usize::try_from(file.len() / page_size as u64 / 64 + 1).ok())
     else {
-        fault("the file's length is not known".to_owned());
+        watch.fault("the file's length is not known".to_owned());
         return true;
     };
-    let mut check = Check { reader, seen: vec![0; words], last_page: meta.last_page, depth, fault };
+    let (seen, last_page) = (vec![0; words], meta.last_page);
+    let mut check = Check { reader, seen, met: 0, ended: false, last_page, depth, watch };
     let Meta { free, main, .. } = meta;
     if depth == Depth::Everything {
         check.tree("the list of free pages", &free);
@@ -55,9 +69,13 @@ struct Check<'c> {
     reader: Reader<'c>,
     /// A bit for each page that was met.
     seen: Vec<u64>,
+    /// How many are.
+    met: u64,
+    /// Nobody wants to know more.
+    ended: bool,
     last_page: u64,
     depth: Depth,
-    fault: &'c mut dyn FnMut(String),
+    watch: &'c mut dyn Watch,
 }
 
 impl Check<'_> {
@@ -66,7 +84,7 @@ impl Check<'_> {
             return;
         }
         if tree.depth == 0 || tree.depth > HIGHEST {
-            (self.fault)(format!("{name} has a root that is damaged"));
+            self.watch.fault(format!("{name} has a root that is damaged"));
         } else {
             self.visit(name, tree.root, tree.depth);
         }
@@ -79,6 +97,10 @@ impl Check<'_> {
         match word {
             Some(word) if number >= 2 && number <= self.last_page && *word & bit == 0 => {
                 *word |= bit;
+                self.met += 1;
+                if self.met.is_multiple_of(STEP) {
+                    self.ended |= self.watch.met(self.met).is_break();
+                }
                 true
             }
             _ => false,
@@ -87,6 +109,9 @@ impl Check<'_> {
 
     /// Looks at a page that stands so many levels above the leaves, 1 for a leaf, and at all below it.
     fn visit(&mut self, name: &str, number: u64, level: u16) {
+        if self.ended {
+            return;
+        }
         let page = if self.meet(number) { self.reader.page(number) } else { None };
         let sound = page.as_deref().and_then(|page| {
             if u64_at(page, 0)? != number {
@@ -95,7 +120,7 @@ impl Check<'_> {
             self.contents(name, page, level)
         });
         if sound.is_none() {
-            (self.fault)(format!("page {number} of {name} is damaged"));
+            self.watch.fault(format!("page {number} of {name} is damaged"));
         }
     }
 
@@ -128,7 +153,7 @@ impl Check<'_> {
         let (data, size) = (node.at + NODE + node.key, u32_at(page, node.at)? as usize);
         if node.flags & BIG_DATA != 0 {
             let first = u64_at(page, data)?;
-            self.run(first, size).unwrap_or_else(|| (self.fault)(format!("page {first} of {name} is damaged")));
+            self.run(first, size).unwrap_or_else(|| self.watch.fault(format!("page {first} of {name} is damaged")));
             return Some(());
         }
         let bytes = page.get(data..data.checked_add(size)?)?;
@@ -162,6 +187,9 @@ impl Check<'_> {
 
     /// Looks at the run of pages of a long value.
     fn run(&mut self, first: u64, size: usize) -> Option<()> {
+        if self.ended {
+            return Some(());
+        }
         let page = if self.meet(first) { self.reader.page(first)? } else { return None };
         let pages = u64::from(u32_at(&page, 12)?);
         let whole = u64_at(&page, 0)? == first

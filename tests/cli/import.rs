@@ -1,6 +1,6 @@
 //! `ratite import`: what comes in, what is refused, and what is said about it.
 
-use std::io::{Read as _, Write as _};
+use std::io::Write as _;
 use std::path::Path;
 use std::process::Stdio;
 
@@ -320,28 +320,19 @@ fn a_terminal_shows_how_far_an_import_is() {
     let place = Place::new();
     let pipe = place.path("pipe");
     assert!(std::process::Command::new("mkfifo").arg(&pipe).status().unwrap().success());
-    // `script` gives the program a terminal, on which standard error is drawn.
-    let import = format!("{} import {}", env!("CARGO_BIN_EXE_ratite"), pipe.display());
-    let mut command = place.program("script", ["-qec", import.as_str(), "/dev/null"]);
-    command.env("TERM", "xterm").env("COLUMNS", "100");
-    let Ok(mut child) = command.spawn() else {
-        eprintln!("there is no `script` on this machine: the progress line was not looked at");
-        return;
-    };
-    let mut screen = child.stdout.take().unwrap();
+    let mut terminal = place.show(&["import", pipe.to_str().unwrap()]);
     let mut dump = std::fs::OpenOptions::new().write(true).open(&pipe).unwrap();
     let mut shown = String::new();
-    let mut buffer = [0; 4096];
     let some = notes(500);
     // The same events again and again, until nobody reads them any more.
     let feeder = std::thread::spawn(move || while dump.write_all(some.as_bytes()).is_ok() {});
     while !(shown.contains("/s") && shown.contains('\r')) {
-        let length = screen.read(&mut buffer).unwrap();
-        assert!(length > 0, "the import ended without a line: {shown}");
-        shown.push_str(&String::from_utf8_lossy(&buffer[..length]));
+        let drawn = terminal.drawn();
+        assert!(!drawn.is_empty(), "the import ended without a line: {shown}");
+        shown.push_str(&drawn);
     }
-    child.kill().unwrap();
-    child.wait().unwrap();
-    drop(screen);
+    terminal.child.kill().unwrap();
+    terminal.child.wait().unwrap();
+    drop(terminal);
     feeder.join().unwrap();
 }

@@ -4,6 +4,7 @@
 
 mod admin;
 mod backup;
+mod conduct;
 mod config;
 mod damage;
 #[path = "../common/disk.rs"]

@@ -1,10 +1,12 @@
-//! Moving in from other relays: the databases they leave behind, and imports that were stopped and go on.
+//! Moving in from other relays: the databases that they leave behind, and imports that were stopped and go on.
 
 use std::fs::{self, File};
 use std::io::{Read as _, Write as _};
 use std::path::{Path, PathBuf};
-use std::process::Child;
+use std::process::{Child, Command};
+use std::time::Duration;
 
+use ratite::store::Store;
 use rustix::fs::FlockOperation;
 use rustix::process::Signal;
 use serde_json::Value;
@@ -16,6 +18,11 @@ const EVENTS: &str = include_str!("sqlite/events.jsonl");
 const RELAY: &[u8] = include_bytes!("sqlite/relay.db");
 const LOG: &[u8] = include_bytes!("sqlite/relay.db-wal");
 const STORE: &[u8] = include_bytes!("sqlite/store.db");
+
+/// What nostr-rs-relay itself left behind when it was killed, and what it had taken before, see `sqlite/live.py`.
+const LIVE: [(&str, &[u8]); 2] =
+    [("nostr.db", include_bytes!("sqlite/live.db.gz")), ("nostr.db-wal", include_bytes!("sqlite/live.db-wal.gz"))];
+const TAKEN: &str = include_str!("sqlite/live.jsonl");
 
 /// The numbers of an import that were asked for, in order.
 fn counts<const N: usize>(ended: &Ended, names: [&str; N]) -> [u64; N] {
@@ -52,6 +59,27 @@ fn the_database_of_another_relay_is_read_with_its_log_and_without_what_it_hid() 
     let ended = place.run(&["import", "store", "--json"]);
     assert_eq!((ended.code, counts(&ended, ["new", "refused"])), (0, [30, 0]), "{}", ended.err);
     assert_eq!(place.export(&[]), lines(0..30));
+}
+
+#[test]
+fn what_nostr_rs_relay_leaves_behind_comes_in() {
+    let place = Place::new();
+    for (name, packed) in LIVE {
+        let mut bytes = Vec::new();
+        flate2::read::GzDecoder::new(packed).read_to_end(&mut bytes).unwrap();
+        place.write(name, bytes);
+    }
+    let ended = place.run(&["import", "nostr.db", "--json"]);
+    assert_eq!((ended.code, ended.err.as_str()), (0, ""));
+    // It hides what its author deletes, and removes what is replaced.
+    assert_eq!(counts(&ended, ["read", "new", "hidden", "refused"]), [46, 46, 2, 0]);
+    // The same is there as if everything had been published here, where nothing that was deleted is taken again.
+    let other = Place::new();
+    other.write("taken.jsonl", TAKEN);
+    let ended = other.run(&["import", "taken.jsonl", "--json"]);
+    assert_eq!((ended.code, counts(&ended, ["read", "deleted_earlier"])), (0, [53, 1]));
+    assert_eq!(place.export(&[]), other.export(&[]));
+    assert_eq!(place.run(&["verify", "--deep"]).code, 0);
 }
 
 #[test]
@@ -199,6 +227,57 @@ fn an_import_that_was_stopped_goes_on_where_it_was() {
         // At its end it is forgotten where it was.
         let ended = place.run(&arguments);
         assert_eq!((ended.err.as_str(), counts(&ended, ["read", "already_there"])), ("", [EVENTS, EVENTS]));
+    }
+}
+
+/// Has an import killed after its first commit and before its next; the number of events that are in then.
+fn killed_in_the_middle(store: &Store, mut command: Command) -> u64 {
+    let before = store.next_seq().unwrap();
+    let mut child = command.spawn().unwrap();
+    while store.next_seq().unwrap() == before {
+        assert!(child.try_wait().unwrap().is_none(), "the import ended without a commit");
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    // While this process is the one that may write, the import cannot go on.
+    let lock = store.batch(0).unwrap();
+    child.kill().unwrap();
+    child.wait().unwrap();
+    drop(lock);
+    store.occupancy().unwrap().events
+}
+
+#[test]
+fn an_import_of_whatever_is_packed_however_goes_on_when_it_was_killed() {
+    // More than a transaction of an import takes.
+    const EVENTS: u64 = 1900;
+    let lines: Vec<String> = (1..=EVENTS as usize).map(|n| unsigned(n, 50_000).trim_end().to_owned()).collect();
+    let fried = lines.iter().map(|line| format!("{},\"fried\":\"00ff\"}}\n", line.strip_suffix('}').unwrap()));
+    let sources = [
+        ("lines", lines.join("\n").into_bytes()),
+        ("strfry", zstd::encode_all(fried.collect::<String>().as_bytes(), 1).unwrap()),
+        ("list", gzip(format!("[{}]", lines.join(",\n")).as_bytes())),
+    ];
+    let arguments = ["import", "--no-verify", "--json", "events"];
+    for (what, bytes) in sources {
+        let place = Place::new();
+        // The first transaction of an empty database would take all of it.
+        assert_eq!(place.feed(&["import", "--no-verify"], unsigned(EVENTS as usize + 1, 10).as_bytes()).code, 0);
+        place.write("events", &bytes);
+        let store = Store::open(&place.path("ratite-data"), 1 << 36).unwrap();
+        let there = killed_in_the_middle(&store, place.command(arguments)) - 1;
+        assert!(there > 0 && there < EVENTS, "{what}: {there} are there");
+        let is_changed = what == "lines";
+        if is_changed {
+            place.write("events", [bytes.as_slice(), b"\n"].concat());
+        }
+        let ended = place.run(&arguments);
+        // What was changed is another file, which is read from its beginning; otherwise nothing is read twice.
+        let [before, again] = if is_changed { [0, there] } else { [there, 0] };
+        let expected = [EVENTS - before, before, EVENTS - there, again];
+        assert_eq!(counts(&ended, ["read", "read_before", "new", "already_there"]), expected, "{what}: {}", ended.err);
+        assert_eq!(ended.err.contains(" goes on at "), !is_changed, "{what}: {}", ended.err);
+        let found = place.export(&["--as-stored"]);
+        assert!(found[1..] == lines, "{what}: not each of them once, in their order");
     }
 }
 

@@ -1,7 +1,7 @@
 //! A folder for one test, the program in it, and events to feed it with.
 
 use std::ffi::OsStr;
-use std::fs;
+use std::fs::{self, File};
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
 use std::path::PathBuf;
@@ -9,7 +9,10 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use ratite::nostr::{Event, Kind, Tags, UnsignedEvent};
+use rustix::fs::{Mode, OFlags};
 use rustix::process::{Pid, Signal, kill_process};
+use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
+use rustix::termios::{Winsize, tcsetwinsize};
 use secp256k1::{Keypair, SecretKey};
 use serde_json::Value;
 
@@ -82,6 +85,19 @@ impl Place {
         ended
     }
 
+    /// Runs on a terminal.
+    pub fn show(&self, arguments: &[&str]) -> Terminal {
+        let host = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY).unwrap();
+        grantpt(&host).unwrap();
+        unlockpt(&host).unwrap();
+        let name = ptsname(&host, Vec::new()).unwrap();
+        let end = File::from(rustix::fs::open(name, OFlags::RDWR | OFlags::NOCTTY, Mode::empty()).unwrap());
+        tcsetwinsize(&end, Winsize { ws_row: 24, ws_col: 120, ws_xpixel: 0, ws_ypixel: 0 }).unwrap();
+        let mut command = self.command(arguments);
+        command.stdin(end.try_clone().unwrap()).stdout(end.try_clone().unwrap()).stderr(end).env("TERM", "xterm");
+        Terminal { child: command.spawn().unwrap(), screen: File::from(host) }
+    }
+
     /// The exported lines.
     pub fn export(&self, arguments: &[&str]) -> Vec<String> {
         let ended = self.run(&[&["export"], arguments].concat());
@@ -109,6 +125,38 @@ impl Ended {
         assert!(self.err.contains(what), "\"{what}\" is not in: {}", self.err);
         assert!(self.err.starts_with("error: "), "{}", self.err);
         assert!(!self.err.contains("os error") && !self.err.contains("panicked"), "{}", self.err);
+    }
+}
+
+/// The program on a terminal of its own.
+pub struct Terminal {
+    pub child: Child,
+    screen: File,
+}
+
+impl Terminal {
+    /// What is drawn next; empty when nothing will be any more.
+    pub fn drawn(&mut self) -> String {
+        let mut buffer = [0; 4096];
+        // The terminal ends with an error when nobody has it open.
+        let length = self.screen.read(&mut buffer).unwrap_or(0);
+        String::from_utf8_lossy(&buffer[..length]).into_owned()
+    }
+
+    pub fn type_in(&mut self, text: &str) {
+        self.screen.write_all(text.as_bytes()).unwrap();
+    }
+
+    /// Everything that is drawn until the program ends, and its exit code.
+    pub fn end(mut self) -> (i32, String) {
+        let mut shown = String::new();
+        loop {
+            match self.drawn() {
+                more if more.is_empty() => break,
+                more => shown.push_str(&more),
+            }
+        }
+        (self.child.wait().unwrap().code().expect("no command dies of a signal"), shown)
     }
 }
 

@@ -66,13 +66,13 @@ impl Queue {
         }
     }
 
-    /// Appends one message: its head in parts, and its body. The first few kilobytes that wait are copied together, so that a small
-    /// event leaves in one piece; the bodies of all others are shared.
-    pub(super) fn push_shared(&mut self, head: [&[u8]; 3], body: &Bytes) {
+    /// Appends one message: its head in parts, and its body; about `more` bytes of such messages follow it. The first few kilobytes that
+    /// wait are copied together, so that a small event leaves in one piece; the bodies of all others are shared.
+    pub(super) fn push_shared(&mut self, head: [&[u8]; 3], body: &Bytes, more: usize) {
         let size: usize = head.iter().map(|part| part.len()).sum();
         let whole = size + body.len();
         if self.pieces.is_empty() && whole <= MERGED {
-            self.pieces.push_back(Piece::Owned(Vec::with_capacity(whole)));
+            self.pieces.push_back(Piece::Owned(Vec::with_capacity((whole + more).min(MERGED))));
         }
         if let (1, Some(Piece::Owned(first))) = (self.pieces.len(), self.pieces.back_mut())
             && first.len() + whole <= MERGED

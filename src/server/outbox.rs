@@ -71,6 +71,9 @@ impl State {
 /// when they are smaller, and a window needs some events before it finds anything.
 const FEW: usize = 16 * 1024;
 
+/// The header of a frame of the usual size.
+const HEADER: usize = 4;
+
 /// The outgoing side of one connection.
 pub(super) struct Outbox {
     state: Mutex<State>,
@@ -124,20 +127,20 @@ impl Outbox {
         true
     }
 
-    /// Queues one text message made of these parts.
+    /// Queues one text message made of these parts; about `more` bytes follow.
     fn push_shared(
         &self,
         state: &mut State,
         header: fn(usize) -> ([u8; 10], usize),
-        stored: &[u8],
-        prefix: &[u8],
+        [stored, prefix]: [&[u8]; 2],
         body: &Bytes,
+        more: usize,
     ) {
         let payload = stored.len() + prefix.len() + body.len();
         let (header, size) = header(payload);
         if self.admit(state, size + payload) {
             state.bytes += size + payload;
-            state.queue.push_shared([&header[..size], stored, prefix], body);
+            state.queue.push_shared([&header[..size], stored, prefix], body, more);
         }
     }
 
@@ -321,12 +324,15 @@ impl Sink for Outbox {
         }
         let waker = {
             let mut state = self.lock();
+            let size = |event: &LiveText| HEADER + prefix.len() + event.text().len();
+            let mut more: usize = events.iter().map(|event| size(event)).sum();
             for event in events {
+                more -= size(event);
                 match packed(event).zip(deflate::stored(prefix.len())) {
                     Some((body, stored)) => {
-                        self.push_shared(&mut state, frame::compressed_header, &stored, prefix, &body);
+                        self.push_shared(&mut state, frame::compressed_header, [&stored, prefix], &body, more);
                     }
-                    None => self.push_shared(&mut state, frame::text_header, b"", prefix, event.text()),
+                    None => self.push_shared(&mut state, frame::text_header, [b"", prefix], event.text(), more),
                 }
             }
             state.ring()

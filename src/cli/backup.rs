@@ -17,7 +17,7 @@ use super::signals::Stop;
 use super::{text, time, verify};
 use crate::config::Backup;
 use crate::relay::RelayError;
-use crate::relay::backup::{BackupError, Made, make_if_due, name, sweep};
+use crate::relay::backup::{BackupError, Made, make_if_due, name, newest, sweep};
 use crate::server::neighbours;
 use crate::store::{StoreError, VerifyReport, copy, copy::Copy};
 
@@ -211,11 +211,11 @@ pub(super) fn restore(args: &RestoreArgs, globals: &Globals) -> Outcome {
     let started = Instant::now();
     let config = globals.load()?;
     let data = &config.storage.path;
-    let source = if args.file.is_dir() { args.file.join("data.mdb") } else { args.file.clone() };
+    let source = if args.file.is_dir() { in_folder(&args.file)? } else { args.file.clone() };
     let unreadable = |error: &io::Error| {
         Failure::io(format!("{} cannot be read", source.display()), error, "Name a file that `ratite backup` wrote.")
     };
-    let mut input = File::open(&source).map_err(|error| unreadable(&error))?;
+    let input = File::open(&source).map_err(|error| unreadable(&error))?;
     let bytes = input.metadata().map_err(|error| unreadable(&error))?.len();
     ensure_unused(data)?;
     let place = data.join("data.mdb");
@@ -225,6 +225,9 @@ pub(super) fn restore(args: &RestoreArgs, globals: &Globals) -> Outcome {
             "Name another folder with --data, or replace it with --replace; it is kept under another name then.",
         ));
     }
+    let mut head = Vec::new();
+    (&input).take(HEAD).read_to_end(&mut head).map_err(|error| unreadable(&error))?;
+    recognise(&head, &source)?;
     let folder = data.join("restore.partial");
     check_room(data, bytes)?;
     let had_one = place.exists();
@@ -240,7 +243,7 @@ pub(super) fn restore(args: &RestoreArgs, globals: &Globals) -> Outcome {
     })?;
     let stop = Stop::on_signals();
     let copy = Copy::begin(&folder)?;
-    fill(&copy, &mut input, bytes, &stop, &unreadable)?;
+    fill(&copy, &mut head.as_slice().chain(input), bytes, &stop, &unreadable)?;
     let report = checked(&copy, config.storage.map_size, args.deep, &stop, &source.display().to_string())?;
     prepare(&copy, config.storage.map_size)?;
     // Somebody may have come in the meantime.
@@ -252,6 +255,42 @@ pub(super) fn restore(args: &RestoreArgs, globals: &Globals) -> Outcome {
         print(&format!("the database that was there is kept as {}\n", kept.display()))?;
     }
     tell("restored", data, &report, bytes, started, args.json)
+}
+
+/// The database in a folder that somebody named in the place of a file.
+fn in_folder(folder: &Path) -> Result<PathBuf, Failure> {
+    let file = folder.join("data.mdb");
+    match newest(folder) {
+        _ if file.exists() => Ok(file),
+        Some(newest) => Err(Failure::new(
+            format!("{} is a folder with backups", folder.display()),
+            format!("Name one of them; the newest is {}", newest.display()),
+        )),
+        None => Err(Failure::new(
+            format!("{} is a folder without a backup", folder.display()),
+            "Name a file that `ratite backup` wrote.",
+        )),
+    }
+}
+
+/// Bytes at the beginning of a file that tell a database from everything else.
+const HEAD: u64 = 20;
+
+/// An error when no database begins like this.
+fn recognise(head: &[u8], source: &Path) -> Result<(), Failure> {
+    let (what, next) = match head {
+        [] => ("it is empty", "Name a file that `ratite backup` wrote."),
+        [0x1F, 0x8B, ..] => ("it is compressed with gzip", "Unpack it first: gunzip FILE"),
+        [0x28, 0xB5, 0x2F, 0xFD, ..] => ("it is compressed with Zstandard", "Unpack it first: zstd -d FILE"),
+        [b'{' | b'[', ..] => ("it is text, events perhaps", "`ratite import` reads events."),
+        _ if head.starts_with(b"SQLite format 3") => {
+            ("it is an SQLite database", "`ratite import` reads that of nostr-rs-relay.")
+        }
+        // LMDB's mark stands behind the head of the first page.
+        _ if head.get(16..) == Some(&0xBEEF_C0DE_u32.to_ne_bytes()[..]) => return Ok(()),
+        _ => ("it is no LMDB file", "Name a file that `ratite backup` wrote."),
+    };
+    Err(Failure::new(format!("{} is no database that can be used: {what}", source.display()), next))
 }
 
 /// A folder that goes again, empty as it was, unless something came into it.
@@ -278,7 +317,7 @@ impl Drop for Created<'_> {
 
 fn fill(
     copy: &Copy,
-    input: &mut File,
+    input: &mut dyn io::Read,
     bytes: u64,
     stop: &Stop,
     unreadable: &dyn Fn(&io::Error) -> Failure,
@@ -316,6 +355,10 @@ pub(super) fn checked(
 ) -> Result<VerifyReport, Failure> {
     let store = copy.open(map_size).map_err(|error| match error {
         StoreError::Copy { .. } => error.into(),
+        StoreError::Unusable { fault, .. } => Failure::new(
+            format!("{what} is no database that can be used: {fault}"),
+            "Name a file that `ratite backup` wrote.",
+        ),
         error => Failure::new(
             format!("{what} is no database that can be used: {error}"),
             "Name a file that `ratite backup` wrote.",

@@ -91,6 +91,13 @@ impl From<StoreError> for Failure {
                         io::ErrorKind::OutOfMemory => {
                             "It wants addresses, not memory: raise `ulimit -v`, or set storage.map_size to less."
                         }
+                        io::ErrorKind::PermissionDenied => {
+                            "Run it as the user whose folder this is, as in `sudo -u ratite ratite ...`, or name another one with --data."
+                        }
+                        // A disk that is failing becomes so by itself.
+                        io::ErrorKind::ReadOnlyFilesystem => {
+                            "To read it all the same, copy data.mdb into a folder on another disk, and name that with --data."
+                        }
                         _ => {
                             "Check that this is a folder that you may read and write, or name another one with --data."
                         }

@@ -194,6 +194,9 @@ pub(super) fn run(args: &ImportArgs, globals: &Globals) -> Outcome {
     } else {
         output::print(&summary.text(started.elapsed().as_secs_f64()))?;
     }
+    if summary.complete && summary.read + summary.read_before + summary.hidden == 0 {
+        complain("warning: there was nothing to read; what was to write it may have failed");
+    }
     // Each of these is worth knowing.
     let faults: Vec<Failure> = rejects.err().into_iter().chain(faults).collect();
     let faulty = !faults.is_empty();

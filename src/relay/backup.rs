@@ -125,6 +125,11 @@ fn look(folder: &Path) -> io::Result<Found> {
 
 const PARTIAL: &str = ".partial";
 
+/// The newest backup in a folder.
+pub fn newest(folder: &Path) -> Option<PathBuf> {
+    look(folder).ok()?.made.pop().map(|(_, file)| file)
+}
+
 /// Removes what is left in a folder of backups that were never finished and that nobody is making.
 pub fn sweep(folder: &Path) -> io::Result<()> {
     for left in look(folder)?.partial {

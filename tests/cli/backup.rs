@@ -9,7 +9,8 @@ use std::path::Path;
 use rustix::process::Signal;
 
 use crate::place::{
-    Ended, Place, Running, filled, json, note, notes, send_signal, sign, wait_for, wait_until_it_listens_to_signals,
+    Ended, Place, Running, filled, gzip, json, note, notes, send_signal, sign, wait_for,
+    wait_until_it_listens_to_signals,
 };
 
 /// What lies in a folder, by name.
@@ -88,8 +89,27 @@ fn a_restore_changes_nothing_before_all_is_well() {
     let mut bytes = fs::read(place.path("good.mdb")).unwrap();
     place.write("short.mdb", &bytes[..bytes.len() / 2]);
     place.run(&["restore", "short.mdb", "--replace"]).assert_failed("short.mdb is no database that can be used");
-    place.write("rubbish.mdb", vec![7; 40_000]);
-    place.run(&["restore", "rubbish.mdb", "--replace"]).assert_failed("rubbish.mdb is no database that can be used");
+    for (name, bytes, what, advice) in [
+        ("rubbish", vec![7; 40_000], "it is no LMDB file", "`ratite backup`"),
+        ("short", bytes[..19].to_vec(), "it is no LMDB file", "`ratite backup`"),
+        ("empty", Vec::new(), "it is empty", "`ratite backup`"),
+        ("packed.gz", gzip(&bytes), "it is compressed with gzip", "gunzip"),
+        ("packed.zst", zstd::encode_all(&bytes[..], 1).unwrap(), "it is compressed with Zstandard", "zstd -d"),
+        ("events", notes(3).into_bytes(), "it is text, events perhaps", "`ratite import`"),
+        ("sqlite", b"SQLite format 3\0 and so on".to_vec(), "it is an SQLite database", "`ratite import`"),
+    ] {
+        place.write(name, bytes);
+        let ended = place.run(&["restore", name, "--replace"]);
+        ended.assert_failed(&format!("{name} is no database that can be used: {what}\n"));
+        assert!(ended.err.contains(advice), "{}", ended.err);
+    }
+    fs::create_dir_all(place.path("backups/none")).unwrap();
+    place.run(&["restore", "backups/none", "--replace"]).assert_failed("backups/none is a folder without a backup");
+    assert_eq!(place.run(&["backup", "backups"]).code, 0);
+    let ended = place.run(&["restore", "backups", "--replace"]);
+    ended.assert_failed("backups is a folder with backups");
+    let newest = names(&place.path("backups")).into_iter().find(|name| name.ends_with(".mdb")).unwrap();
+    assert!(ended.err.contains(&format!("the newest is backups/{newest}")), "{}", ended.err);
     // One byte of a note's text.
     let at = bytes.windows(6).rposition(|window| window == b"note 3").unwrap();
     bytes[at] = b'N';

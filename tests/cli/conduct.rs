@@ -165,7 +165,7 @@ fn a_signal_ends_a_restore_in_the_middle_of_its_copy() {
     assert!(Command::new("mkfifo").arg(&pipe).status().unwrap().success());
     let child = place.command(["restore", "pipe", "--replace"]).spawn().unwrap();
     let mut pipe = File::options().write(true).open(pipe).unwrap();
-    pipe.write_all(b"the beginning").unwrap();
+    pipe.write_all(&before[..5000]).unwrap();
     wait_for("the copy has begun", || place.path("ratite-data/restore.partial/data.mdb").exists());
     wait_until_it_listens_to_signals(&child);
     send_signal(&child, Signal::TERM);
@@ -268,7 +268,8 @@ fn too_little_room_for_what_is_read_is_said_before() {
     assert!(ended.err.starts_with("warning: ./ratite-data has less room than that"), "{}", ended.err);
 
     // The commands that can know refuse.
-    File::create(place.path("huge.mdb")).unwrap().set_len(huge).unwrap();
+    assert_eq!(place.run(&["backup", "huge.mdb"]).code, 0);
+    File::options().write(true).open(place.path("huge.mdb")).unwrap().set_len(huge).unwrap();
     let ended = place.run(&["--data", "other", "restore", "huge.mdb"]);
     ended.assert_failed("free, about ");
     assert!(ended.err.contains("Free some space, or choose another place."), "{}", ended.err);

@@ -207,7 +207,6 @@ fn lists_and_messages_and_pretty_printed_events_are_read() {
         format!("[\r\n  {}\r\n  ,\r\n  {}\r\n]\r\n", note(2), note(3)),
         format!("\u{feff}{:#}\n{:#}", value(&note(4)), value(&note(5))),
         format!("[\"EVENT\",{}]\n [\"EVENT\", \"sub\", {}]\n{}\n", note(6), note(7), note(8)),
-        "[]".to_owned(),
     ];
     for (i, text) in lists.iter().enumerate() {
         let ended = place.feed(&["import", "--json"], text.as_bytes());
@@ -250,6 +249,18 @@ fn what_is_no_jsonl_is_called_what_it_is_once() {
         place.run(&["import", "ratite-data/data.mdb"]).err.lines().next(),
         Some("error: ratite-data/data.mdb does not look like JSONL: it is an LMDB database")
     );
+}
+
+#[test]
+fn an_import_of_nothing_at_all_is_not_passed_over_in_silence() {
+    let place = Place::new();
+    place.write("empty", "");
+    place.write("list", "[]");
+    for arguments in [&["import", "--json"][..], &["import", "empty", "--json"], &["import", "list", "--json"]] {
+        let ended = place.run(arguments);
+        assert_eq!((ended.code, &ended.json()["read"]), (0, &0.into()));
+        assert!(ended.err.starts_with("warning: there was nothing to read"), "{}", ended.err);
+    }
 }
 
 #[test]

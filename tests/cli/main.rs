@@ -118,3 +118,62 @@ fn a_data_folder_that_cannot_be_one_is_an_error_with_advice() {
     place.run(&["--data", "junk", "import", "events.jsonl"]).assert_failed("is not an LMDB file");
     place.run(&["--data", "junk", "info"]).assert_failed("is not an LMDB file");
 }
+
+#[test]
+fn a_database_of_another_version_is_refused_by_every_command_and_left_as_it_is() {
+    let place = Place::new();
+    place.write("events.jsonl", notes(3));
+    assert_eq!(place.run(&["import", "events.jsonl"]).code, 0);
+    assert_eq!(place.run(&["backup", "old.mdb"]).code, 0);
+    for file in ["ratite-data/data.mdb", "old.mdb"] {
+        let mut bytes = fs::read(place.path(file)).unwrap();
+        // The name of the entry, and a list of two that begins with the version.
+        let mark = b"database\x92\x01";
+        let versions: Vec<usize> = (0..bytes.len() - mark.len()).filter(|at| bytes[*at..].starts_with(mark)).collect();
+        assert!(!versions.is_empty());
+        versions.iter().for_each(|at| bytes[at + mark.len() - 1] = 2);
+        place.write(file, bytes);
+    }
+    let before = fs::read(place.path("ratite-data/data.mdb")).unwrap();
+    let words = "the database has schema version 2, this program knows version 1: use the program that wrote it";
+    for arguments in [
+        &["info"][..],
+        &["export"],
+        &["scan", "{}"],
+        &["delete", "--filter", "{}"],
+        &["prune", "--rule", "all: 1d"],
+        &["verify"],
+        &["backup", "x.mdb"],
+        &["compact"],
+        &["import", "events.jsonl"],
+        &["--listen", "127.0.0.1:0"],
+        &["--data", "other", "restore", "old.mdb"],
+    ] {
+        place.run(arguments).assert_failed(words);
+    }
+    assert_eq!(fs::read(place.path("ratite-data/data.mdb")).unwrap(), before);
+    assert!(!place.path("x.mdb").exists() && !place.path("other").exists());
+}
+
+#[test]
+fn a_disk_that_became_read_only_says_how_to_rescue_what_is_on_it() {
+    let place = Place::new();
+    place.write("events.jsonl", notes(3));
+    fs::create_dir(place.path("disk")).unwrap();
+    let Some(disk) = disk::Disk::mount(8, &place.path("disk")) else { return };
+    assert_eq!(place.run(&["--data", "disk/data", "import", "events.jsonl"]).code, 0);
+    let remounted = std::process::Command::new("mount").args(["-o", "remount,ro"]).arg(&disk.0).status().unwrap();
+    assert!(remounted.success());
+    for arguments in [&["info"][..], &["export"], &["verify"], &["import", "events.jsonl"], &["compact"]] {
+        let ended = place.run(&[&["--data", "disk/data"], arguments].concat());
+        ended.assert_failed("disk/data cannot be opened: read-only file system");
+        assert!(ended.err.contains("copy data.mdb into a folder on another disk"), "{}", ended.err);
+    }
+    place.run(&["--data", "disk/new", "import", "events.jsonl"]).assert_failed("read-only file system");
+    // As it says.
+    fs::create_dir(place.path("elsewhere")).unwrap();
+    fs::copy(place.path("disk/data/data.mdb"), place.path("elsewhere/data.mdb")).unwrap();
+    assert_eq!(place.export(&["--data", "elsewhere"]).len(), 3);
+    let ended = place.run(&["--data", "elsewhere", "backup", "disk/x.mdb"]);
+    ended.assert_failed("disk/x.mdb.partial cannot be written: read-only file system");
+}

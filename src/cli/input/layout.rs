@@ -89,8 +89,10 @@ const UTF_16: Format =
 const TAR: Format = Format { name: "a tar archive", advice: "Unpack it on the way: tar -xOf FILE | ratite import" };
 const SQLITE: Format =
     Format { name: "an SQLite database", advice: "Unpack it if it is packed, then name the file: ratite import FILE" };
-const LMDB: Format =
-    Format { name: "an LMDB database", advice: "Have the program that wrote it export: strfry export | ratite import" };
+const LMDB: Format = Format {
+    name: "an LMDB database",
+    advice: "Have the program that wrote it export, as in strfry export | ratite import; `ratite restore` brings back a backup of ratite",
+};
 const BINARY: Format = Format { name: "binary data", advice: "Check that it is the right file." };
 const MARKUP: Format = Format { name: "HTML or XML", advice: "Check what was downloaded." };
 

@@ -229,6 +229,10 @@ impl EventFields for Record<'_> {
         let mut body = self.body();
         let Some(count) = body.array_len() else { return ControlFlow::Continue(()) };
         for _ in 0..count {
+            if let Some((name, bytes)) = body.short_tag() {
+                visit(name, TagRef::Hex(*bytes))?;
+                continue;
+            }
             let Some(mut left) = body.array_len() else { return ControlFlow::Continue(()) };
             if left >= 2
                 && let Some(name) = body.letter()
@@ -321,6 +325,17 @@ impl<'a> Reader<'a> {
         Some(name)
     }
 
+    /// Takes a tag that is a letter and 32 bytes, `["p","…64 hex digits…"]`, in one step; without one, nothing. Lists of contacts consist of
+    /// hundreds of them.
+    #[inline]
+    fn short_tag(&mut self) -> Option<(TagName, &'a [u8; 32])> {
+        let tag: &'a [u8; 37] = self.bytes[self.at..self.end()].first_chunk()?;
+        let ([0x92, 0xA1, letter, BIN8, 32], bytes) = tag.split_first_chunk::<5>()? else { return None };
+        let found = (TagName::from_byte(*letter)?, bytes.first_chunk()?);
+        self.at += tag.len();
+        Some(found)
+    }
+
     #[inline]
     fn piece(&mut self) -> Option<Piece> {
         let len = match self.byte()? {
@@ -345,6 +360,10 @@ impl<'a> Reader<'a> {
     fn write_tags(&mut self, out: &mut Vec<u8>) -> Option<()> {
         out.push(b'[');
         for i in 0..self.array_len()? {
+            if let Some((name, bytes)) = self.short_tag() {
+                write_short_tag(out, i == 0, name, bytes);
+                continue;
+            }
             out.extend_from_slice(if i == 0 { b"[" } else { b",[" });
             for j in 0..self.array_len()? {
                 if j > 0 {
@@ -371,15 +390,29 @@ fn write_hex32(out: &mut Vec<u8>, bytes: &[u8; 32]) {
     out.extend_from_slice(&text);
 }
 
+/// Appends a tag of a letter and 64 hex digits, a comma before it unless it is the first.
+#[inline]
+fn write_short_tag(out: &mut Vec<u8>, first: bool, name: TagName, bytes: &[u8; 32]) {
+    let mut text = [b'"'; 73];
+    text[..7].copy_from_slice(&[b',', b'[', b'"', name.as_byte(), b'"', b',', b'"']);
+    // Cannot fail: the room is exactly what the digits need.
+    let _ = const_hex::encode_to_slice(bytes, &mut text[7..71]);
+    text[72] = b']';
+    out.extend_from_slice(&text[usize::from(first)..]);
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     fn event() -> Event {
         let hex = "ab".repeat(32);
-        let tags: [&[&str]; 7] = [
+        let tags: [&[&str]; 10] = [
             &["p", &hex, "wss://r", &hex],
             &["e", &hex],
+            &["p", &hex],
+            &["é", &hex],
+            &["7", &hex],
             &["t"],
             &["long", "é"],
             &["p", "ü\"\n"],

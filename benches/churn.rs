@@ -38,6 +38,9 @@ struct Args {
     /// Publish the rounds to a relay over 64 connections, instead of importing them
     #[arg(long)]
     publish: bool,
+    /// Leave the database where it is, for a look into it
+    #[arg(long)]
+    keep: bool,
     #[command(flatten)]
     program: Program,
 }
@@ -53,7 +56,7 @@ fn main() -> Result<()> {
     let mut stored = Stored::new(spec, &folder.join("begin.jsonl"))?;
     import(&args, &data, &folder.join("begin.jsonl"))?;
     let mut table = Table::new(&["round", "events", "stored JSONL MB", "file MB", "in use MB", "growth %", "seconds"]);
-    let mut begin = 0.0;
+    let (mut begin, mut first, mut last) = (0.0, None, None);
     for round in 0..=args.rounds {
         let mut seconds = 0.0;
         if round > 0 {
@@ -75,8 +78,29 @@ fn main() -> Result<()> {
             number((size / begin - 1.0) * 100.0),
             number(seconds),
         ]);
+        first.get_or_insert_with(|| info.tables.clone());
+        last = Some(info.tables);
     }
     table.print();
+    let mut table =
+        Table::new(&["table", "entries before", "after", "MB before", "after", "bytes/entry before", "after"]);
+    for (before, after) in first.iter().flatten().zip(last.iter().flatten()) {
+        let each = |table: &TableInfo| number(table.bytes as f64 / table.entries.max(1) as f64);
+        table.row(vec![
+            before.name.clone(),
+            before.entries.to_string(),
+            after.entries.to_string(),
+            number(before.bytes as f64 / 1e6),
+            number(after.bytes as f64 / 1e6),
+            each(before),
+            each(after),
+        ]);
+    }
+    table.print();
+    if args.keep {
+        println!("\nThe database is left in {}", data.display());
+        return Ok(());
+    }
     Ok(fs::remove_dir_all(folder)?)
 }
 
@@ -85,6 +109,14 @@ struct Info {
     events: u64,
     file_bytes: u64,
     free_bytes: u64,
+    tables: Vec<TableInfo>,
+}
+
+#[derive(serde::Deserialize, Clone)]
+struct TableInfo {
+    name: String,
+    entries: u64,
+    bytes: u64,
 }
 
 fn import(args: &Args, data: &Path, file: &Path) -> Result<f64> {

@@ -8,8 +8,9 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
+use super::cursor::{Cursor, Order, Window};
 use super::keys::{Index, Seq, Short};
-use super::plan::{self, Access, Cursor, Order, Plan, Window, plan};
+use super::plan::{self, Access, Plan, plan};
 use super::record::Record;
 use super::scan::{Budget, Progress, Scan, Visible, any_expired};
 use super::{Store, StoreError, get_record, next_seq};

@@ -8,8 +8,8 @@ use heed::RoTxn;
 use rayon::prelude::*;
 use siphasher::sip128::{Hasher128, SipHasher13};
 
+use super::cursor::Order;
 use super::keys::{self, Index, Posting, Seq};
-use super::plan::Order;
 use super::prepare::{address_stem, further_stems};
 use super::retention::RetentionReport;
 use super::scan::{Budget, Progress, Scan};

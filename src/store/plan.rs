@@ -6,23 +6,13 @@
 //! number of its ranges (each is a seek) plus its density times that span (each entry is a step and, unless the
 //! index covers the whole filter, a look at the record).
 
-use std::ops::Bound;
-
 use heed::RoTxn;
 
-use super::keys::{self, Index, Posting, Short};
+use super::cursor::{Cursor, Order, Window};
+use super::keys::{self, Index, Short};
 use super::prepare;
 use super::{Store, StoreError, damaged_key};
 use crate::nostr::{EventId, Filter, Kind, KindClass, TagValue};
-
-/// The direction of an answer.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Order {
-    /// `created_at` descending, then id ascending: the order of NIP-01.
-    NewestFirst,
-    /// The exact reverse: `created_at` ascending, then id descending.
-    OldestFirst,
-}
 
 /// How one filter is answered.
 #[derive(Debug, Clone, PartialEq)]
@@ -137,22 +127,6 @@ const MAX_RANGES: usize = 100_000;
 
 /// Part of the entries of the rarest index that are taken to match the whole filter when it has further conditions.
 const OVERLAP: f64 = 0.5;
-
-/// The part of the time line a filter asks for, as indices see it.
-#[derive(Clone, Copy, Debug)]
-pub struct Window {
-    pub since: u32,
-    pub until: u32,
-}
-
-impl Window {
-    pub fn of(filter: &Filter) -> Window {
-        Window {
-            since: keys::index_time(filter.since.unwrap_or(0)),
-            until: keys::index_time(filter.until.unwrap_or(u64::MAX)),
-        }
-    }
-}
 
 /// An index that could serve: its stems, the kinds that narrow them, and whether it answers the filter alone.
 struct Candidate {
@@ -435,85 +409,6 @@ fn kinds_below(store: &Store, txn: &RoTxn<'_>, index: Index, stem: &Short) -> Re
         from = kind.checked_add(1).map(|next| keys::with_kind(stem, Kind(next)));
     }
     Ok(Some(found))
-}
-
-/// A place in one range of an index. It holds no transaction: it remembers the last posting it read and seeks there anew.
-#[derive(Debug)]
-pub struct Cursor {
-    index: Index,
-    prefix: Short,
-    window: Window,
-    order: Order,
-    last: Option<Posting>,
-}
-
-impl Cursor {
-    pub fn new(index: Index, prefix: Short, window: Window, order: Order) -> Cursor {
-        Cursor { index, prefix, window, order, last: None }
-    }
-
-    /// Reads up to `count` further postings; fewer only when the range is at its end.
-    ///
-    /// LMDB is asked for the bucket; what comes before the place inside that bucket is stepped over.
-    pub fn read(&mut self, store: &Store, txn: &RoTxn<'_>, count: usize) -> Result<Vec<Posting>, StoreError> {
-        let Window { mut since, mut until } = self.window;
-        match (self.order, self.last) {
-            (Order::NewestFirst, Some(last)) => until = until.min(last.time()),
-            (Order::OldestFirst, Some(last)) => since = since.max(last.time()),
-            (_, None) => {}
-        }
-        let mut found = Vec::new();
-        if since > until {
-            return Ok(found);
-        }
-        let start = keys::time_key(self.index, &self.prefix, since);
-        // Excluded, because heed loses duplicates when a reverse range includes its end.
-        let end = keys::time_key(self.index, &self.prefix, until).successor();
-        let range =
-            (Bound::Included(&start[..]), end.as_ref().map_or(Bound::Unbounded, |end| Bound::Excluded(&end[..])));
-        let table = store.tables().index(self.index);
-        match self.order {
-            Order::NewestFirst => self.collect(table.rev_range(txn, &range)?, count, &mut found)?,
-            Order::OldestFirst => self.collect(table.range(txn, &range)?, count, &mut found)?,
-        }
-        if let Some(last) = found.last() {
-            self.last = Some(*last);
-        }
-        Ok(found)
-    }
-
-    fn collect<'t>(
-        &self,
-        entries: impl Iterator<Item = heed::Result<(&'t [u8], &'t [u8])>>,
-        count: usize,
-        found: &mut Vec<Posting>,
-    ) -> Result<(), StoreError> {
-        for entry in entries {
-            let (key, value) = entry?;
-            let posting = Posting::read(self.index, key, value).ok_or_else(|| damaged_key("postings"))?;
-            let time = posting.time();
-            let (before, past) = match self.order {
-                Order::NewestFirst => {
-                    let seen = self.last.is_some_and(|last| posting >= last);
-                    (time > self.window.until || seen, time < self.window.since)
-                }
-                Order::OldestFirst => {
-                    let seen = self.last.is_some_and(|last| posting <= last);
-                    (time < self.window.since || seen, time > self.window.until)
-                }
-            };
-            if past {
-                break;
-            }
-            if !before {
-                found.push(posting);
-                if found.len() == count {
-                    break;
-                }
-            }
-        }
-        Ok(())
-    }
 }
 
 #[cfg(test)]

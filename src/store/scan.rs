@@ -14,8 +14,9 @@ use std::time::{Duration, Instant};
 use heed::RoTxn;
 use heed::types::Bytes;
 
-use super::keys::{Index, Posting, Seq, read_seq, seq_bytes};
-use super::plan::{Access, Cursor, Order, Plan, Window, plan};
+use super::cursor::{Cursor, Order, Stream, Window};
+use super::keys::{Index, Seq, Short, read_seq, seq_bytes};
+use super::plan::{Access, Plan, plan};
 use super::record::Record;
 use super::{Store, StoreError, damaged_key, find_id, get_record, next_seq, read_record};
 use crate::nostr::{EventFields, EventId, Filter};
@@ -225,7 +226,7 @@ impl Part {
     fn memory(&self) -> usize {
         let hits = size_of::<Part>() + self.hits.capacity() * size_of::<Hit>();
         let Some(Walk::Merge(merge)) = &self.walk else { return hits };
-        let streams = merge.streams.iter().map(|stream| stream.ahead.capacity() * size_of::<Posting>()).sum::<usize>();
+        let streams = merge.streams.iter().map(Stream::memory).sum::<usize>();
         hits + streams + merge.streams.capacity() * size_of::<Stream>() + merge.heap.capacity() * size_of::<Head>()
     }
 }
@@ -245,19 +246,6 @@ struct Merge {
     heap: BinaryHeap<Head>,
 }
 
-/// A range and the postings read from it in advance. Reading ahead costs 16 ns an entry, opening the range anew
-/// near 1 µs and, inside a crowded bucket, more.
-#[derive(Debug)]
-struct Stream {
-    cursor: Cursor,
-    /// Read and not yet taken, the next one last.
-    ahead: Vec<Posting>,
-    /// How many to read next time.
-    chunk: usize,
-    max_chunk: usize,
-    ended: bool,
-}
-
 /// Postings read ahead over all streams of a filter: 16 bytes each.
 const READ_AHEAD: usize = 16_384;
 
@@ -270,19 +258,18 @@ struct Head {
 }
 
 impl Merge {
-    fn new(index: Index, prefixes: &[super::keys::Short], window: Window, order: Order, wanted: u64) -> Merge {
+    fn new(index: Index, prefixes: &[Short], window: Window, order: Order, wanted: u64) -> Merge {
         let share = READ_AHEAD / prefixes.len().max(1);
         let max_chunk = share.clamp(8, 512);
-        let chunk = usize::try_from(wanted).unwrap_or(usize::MAX).clamp(2, if prefixes.len() > 1 { 8 } else { 64 });
+        let wanted = usize::try_from(wanted).unwrap_or(usize::MAX);
+        let chunk = match prefixes.len() {
+            0 | 1 => wanted.clamp(2, 64),
+            // Of most of many ranges none is wanted, of some several.
+            many => (wanted.saturating_mul(4) / many).clamp(2, 8),
+        };
         let streams = prefixes
             .iter()
-            .map(|prefix| Stream {
-                cursor: Cursor::new(index, *prefix, window, order),
-                ahead: Vec::new(),
-                chunk: chunk.min(max_chunk),
-                max_chunk,
-                ended: false,
-            })
+            .map(|prefix| Stream::new(Cursor::new(index, *prefix, window, order), chunk, max_chunk))
             .collect();
         Merge { streams, heap: BinaryHeap::new() }
     }
@@ -474,6 +461,7 @@ impl<'s> Slice<'s> {
             Plan::Ranges { index, prefixes } => {
                 let window = Window::of(&part.filter);
                 let mut merge = Merge::new(index, &prefixes, window, self.order, part.remaining);
+                Stream::open(&mut merge.streams, self.store, self.txn, walked)?;
                 for stream in 0..merge.streams.len() {
                     self.advance(&mut merge, stream, walked)?;
                 }
@@ -484,15 +472,7 @@ impl<'s> Slice<'s> {
 
     /// Puts the next posting of a stream under the heap.
     fn advance(&self, merge: &mut Merge, stream: usize, walked: &mut u64) -> Result<(), StoreError> {
-        let s = &mut merge.streams[stream];
-        if s.ahead.is_empty() && !s.ended {
-            s.ahead = s.cursor.read(self.store, self.txn, s.chunk)?;
-            s.ended = s.ahead.len() < s.chunk;
-            *walked += s.ahead.len() as u64 + 1;
-            s.ahead.reverse();
-            s.chunk = (s.chunk * 4).min(s.max_chunk);
-        }
-        if let Some(posting) = s.ahead.pop() {
+        if let Some(posting) = merge.streams[stream].next(self.store, self.txn, walked)? {
             let rank = match self.order {
                 Order::NewestFirst => posting.place,
                 Order::OldestFirst => !posting.place,

@@ -454,7 +454,7 @@ mod tests {
             ControlFlow::Continue(())
         });
         assert_eq!(of_record, of_event);
-        assert_eq!(of_event.len(), 3);
+        assert_eq!(of_event.len(), 4);
     }
 
     /// Whatever a disk makes of a record: no panic, and no text that is not UTF-8.

@@ -16,7 +16,7 @@ use heed::types::Bytes;
 
 use super::cursor::{Cursor, Order, Stream, Window};
 use super::keys::{Index, Seq, Short, read_seq, seq_bytes};
-use super::plan::{Access, Plan, plan};
+use super::plan::{Access, NEAR, Plan, plan};
 use super::record::Record;
 use super::{Store, StoreError, damaged_key, find_id, get_record, next_seq, read_record};
 use crate::nostr::{EventFields, EventId, Filter};
@@ -301,9 +301,6 @@ struct Slice<'s> {
 
 /// Confirmed records that are kept at hand: as many as a question by ids usually has.
 const CONFIRMED: usize = 256;
-
-/// Records that lie so close below the one before are reached by stepping there; a step costs an eighth of a look-up.
-const NEAR: u64 = 6;
 
 impl<'s> Slice<'s> {
     /// The record of a match; `None` when it went since it was found in an earlier slice.

@@ -114,6 +114,9 @@ const LOOK_NEAR: f64 = 0.07;
 /// Records that lie so close below the one before are reached by stepping there; a step costs an eighth of a look-up.
 pub const NEAR: u64 = 6;
 
+/// Numbers that an index's next record may be lower, if the log is to count as ordered by time: other kinds stand between.
+const IN_ORDER: u64 = 64;
+
 /// A plan that costs less than this is taken without a look at others, which would cost about as much.
 const CHEAP: f64 = 6.0;
 
@@ -149,15 +152,23 @@ struct Candidate {
     density: f64,
     /// Entries in all ranges together; infinite when no probe reached an end.
     total: f64,
-    /// The part of its records that lie [`NEAR`] the one before.
-    near: f64,
+    /// The part of its records that stand in the log in the order of their times, roughly.
+    in_order: f64,
     /// The range that is filled most densely, and how densely.
     densest: (Short, f64),
 }
 
 impl Candidate {
-    fn cost_of_look(&self) -> f64 {
-        if self.covers { 0.0 } else { LOOK + (LOOK_NEAR - LOOK) * self.near }
+    /// What a look at one of its records costs. `log` is how many events of each second there are in all: where records stand in the order
+    /// of their times, the next one is some steps away.
+    fn cost_of_look(&self, log: f64) -> f64 {
+        if self.covers {
+            0.0
+        } else if log > self.density * NEAR as f64 {
+            LOOK
+        } else {
+            LOOK + (LOOK_NEAR - LOOK) * self.in_order
+        }
     }
 }
 
@@ -292,7 +303,7 @@ fn candidates(store: &Store, filter: &Filter) -> Vec<Candidate> {
         ranges: 1.0,
         density: 0.0,
         total: f64::INFINITY,
-        near: 0.0,
+        in_order: 0.0,
         densest: (Short::EMPTY, 0.0),
     };
     let mut candidates = Vec::new();
@@ -324,7 +335,7 @@ fn probe(
     let window = Window::of(filter);
     let count = candidate.stems.len();
     let sample = count.clamp(1, PROBES);
-    let (mut ranges, mut density, mut total, mut ended, mut near) = (0usize, 0.0, 0.0, true, 0.0);
+    let (mut ranges, mut density, mut total, mut ended, mut in_order) = (0usize, 0.0, 0.0, true, 0.0);
     for i in 0..sample.min(count) {
         let stem = candidate.stems[i * count / sample];
         let Some(prefixes) = prefixes_of(store, txn, filter, candidate.index, &stem)? else {
@@ -352,14 +363,15 @@ fn probe(
             if here > candidate.densest.1 {
                 candidate.densest = (prefix, here);
             }
-            let steps = found.windows(2).filter(|two| two[0].seq.checked_sub(two[1].seq).is_some_and(|by| by <= NEAR));
-            near += (steps.count() + 1).min(found.len()) as f64 / seconds * scale;
+            let steps =
+                found.windows(2).filter(|two| two[0].seq.checked_sub(two[1].seq).is_some_and(|by| by <= IN_ORDER));
+            in_order += (steps.count() + 1).min(found.len()) as f64 / seconds * scale;
         }
     }
     let scale = count as f64 / sample as f64;
     candidate.ranges = ranges as f64 * scale;
     candidate.density = density * scale;
-    candidate.near = near / density.max(f64::MIN_POSITIVE);
+    candidate.in_order = in_order / density.max(f64::MIN_POSITIVE);
     candidate.total = if ended { total * scale } else { f64::INFINITY };
     Ok(())
 }
@@ -380,7 +392,8 @@ fn matching(
     order: Order,
     candidates: &[Candidate],
 ) -> Result<Option<f64>, StoreError> {
-    let walked = candidates.iter().find(|c| !c.covers && c.near > 0.5 && matches!(c.index, Index::Kinds | Index::Time));
+    let walked =
+        candidates.iter().find(|c| !c.covers && c.in_order > 0.5 && matches!(c.index, Index::Kinds | Index::Time));
     let Some(walked) = walked.filter(|_| candidates.iter().any(|c| c.covers && c.ranges > MANY)) else {
         return Ok(None);
     };
@@ -412,9 +425,10 @@ fn rank(candidates: &mut [Candidate], filter: &Filter, matching: Option<f64>) {
     let matching = matching.unwrap_or(rarest * if covered { 1.0 } else { OVERLAP }).max(1e-12);
     let wanted = filter.limit.map_or(f64::INFINITY, |limit| limit as f64);
     let walked = (wanted / matching).min(span(Window::of(filter)));
+    let log = candidates.iter().find(|c| c.index == Index::Time).map_or(0.0, |time| time.density);
     let cost = |c: &Candidate| {
         let entries = (c.density * walked).min(c.total).min(if c.covers { wanted } else { f64::INFINITY });
-        c.ranges * SEEK + entries * (STEP + c.cost_of_look())
+        c.ranges * SEEK + entries * (STEP + c.cost_of_look(log))
     };
     candidates.sort_by(|a, b| cost(a).total_cmp(&cost(b)));
 }
@@ -568,5 +582,41 @@ mod tests {
         assert_eq!(entries(&store), 6);
         assert_eq!(ask(&store, "f"), (vec![5], false));
         assert_eq!(ask(&store, "e"), (vec![5], false));
+    }
+
+    #[test]
+    fn a_feed_of_many_authors_walks_the_kind_while_they_write_much_and_their_ranges_when_they_write_little() {
+        let folder = tempfile::tempdir().expect("folder");
+        let store = Store::open(folder.path(), 1 << 30).expect("open");
+        let author = |n: u64| PublicKey(std::array::from_fn(|i| if i < 8 { n.to_be_bytes()[i] } else { 0 }));
+        let write = |first: u64, count: u64, authors: u64| {
+            let mut batch = store.batch(0).expect("batch");
+            for n in first..first + count {
+                let mut event = article(1, &[]);
+                event.id =
+                    EventId(std::array::from_fn(|i| (n.wrapping_mul(0x9E37_79B9_7F4A_7C15) >> (i % 8 * 8)) as u8));
+                (event.kind, event.created_at, event.pubkey) = (Kind(1), n, author(n % authors));
+                batch.apply(&store.prepare(&event)).expect("apply");
+            }
+            batch.commit().expect("commit");
+        };
+        let index = |authors: std::ops::Range<u64>| {
+            let filter = Filter {
+                authors: Some(authors.map(author).collect()),
+                kinds: Some(vec![Kind(1)]),
+                limit: Some(50),
+                ..Filter::default()
+            };
+            let txn = store.read().expect("transaction");
+            match plan(&store, &txn, &filter, Order::NewestFirst, None).expect("plan") {
+                Plan::Ranges { index, .. } => index,
+                other => panic!("{other:?}"),
+            }
+        };
+        write(1_000, 4_000, 400);
+        assert_eq!(index(0..200), Index::Kinds);
+        // Now one author writes everything.
+        write(10_000, 20_000, 1);
+        assert_eq!(index(1..200), Index::Authors);
     }
 }

@@ -6,12 +6,11 @@ mod wire;
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::TcpStream;
-use std::time::{Duration, Instant};
 
 use ratite::config::{Sources, load};
 use serde_json::{Value, json};
 
-use wire::{HANDSHAKE, Socket, TestRelay, eventually, http};
+use wire::{HANDSHAKE, TestRelay, eventually, http};
 
 /// Status, head in lower case, body.
 fn get(relay: &TestRelay, request: &str) -> (u16, String, String) {
@@ -177,25 +176,6 @@ fn health_counts() {
 }
 
 #[test]
-fn h223_h225_refusals_reach_a_peer_that_still_sends() {
-    let relay = TestRelay::start();
-    let big = format!("GET / HTTP/1.1\r\nHost: h\r\nX: {}\r\n\r\n", "x".repeat(65_536));
-    assert_eq!(get(&relay, &big).0, 431);
-    let long = format!("GET /{} HTTP/1.1\r\nHost: h\r\n\r\n", "x".repeat(102_400));
-    assert_eq!(get(&relay, &long).0, 414);
-}
-
-#[test]
-fn h227_a_silent_connection_is_closed() {
-    let relay = TestRelay::with(|config| config.listen.header_timeout = 1);
-    let began = Instant::now();
-    let mut stream = TcpStream::connect(relay.address).unwrap();
-    stream.set_read_timeout(Some(wire::PATIENCE)).unwrap();
-    assert_eq!(stream.read(&mut [0; 100]).unwrap(), 0, "nothing but the end");
-    assert!(began.elapsed() >= Duration::from_millis(900));
-}
-
-#[test]
 fn a_full_relay_turns_websockets_away_with_503_and_recovers() {
     let relay = TestRelay::with(|config| config.listen.max_connections = 2);
     let mut first = relay.connect();
@@ -228,117 +208,6 @@ fn status_of(relay: &TestRelay, request: &[u8]) -> u16 {
             0
         }
     }
-}
-
-#[test]
-fn h213_accept_list_with_parameters() {
-    let relay = TestRelay::start();
-    let request = "GET / HTTP/1.1\r\nHost: h\r\nAccept: text/html, application/nostr+json;q=0.9, */*;q=0.1\r\n\r\n";
-    let (status, head, body) = get(&relay, request);
-    assert_eq!(status, 200);
-    assert!(head.contains("\r\ncontent-type: application/nostr+json\r\n"));
-    assert!(serde_json::from_str::<Value>(&body).unwrap()["supported_nips"].is_array());
-}
-
-#[test]
-fn ws01_h215_to_h222_upgrades_good_and_bad() {
-    let relay = TestRelay::start();
-    let key = "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n";
-    for (what, status, request) in [
-        ("as it should be", 101, HANDSHAKE.to_owned()),
-        ("h215 another path", 404, HANDSHAKE.replace("GET / ", "GET /chat ")),
-        ("h216 no key", 400, HANDSHAKE.replace(key, "")),
-        ("h217 a short key", 400, HANDSHAKE.replace("dGhlIHNhbXBsZSBub25jZQ==", "c2hvcnQ=")),
-        ("h218 version 8", 426, HANDSHAKE.replace("Version: 13", "Version: 8")),
-        (
-            "h219 token lists in any case",
-            101,
-            HANDSHAKE
-                .replace("Upgrade: websocket", "uPGRADE: h2c, WebSocket")
-                .replace("Connection: Upgrade", "connection: keep-alive, upGRADE"),
-        ),
-        ("h220 POST", 405, HANDSHAKE.replace("GET", "POST")),
-        ("h221 HTTP/1.0", 400, HANDSHAKE.replace("HTTP/1.1", "HTTP/1.0")),
-        ("h222 another subprotocol", 101, HANDSHAKE.replace(key, &format!("{key}Sec-WebSocket-Protocol: chat\r\n"))),
-    ] {
-        assert_eq!(status_of(&relay, request.as_bytes()), status, "{what}");
-    }
-    // Which version it is to be, and no subprotocol.
-    let (_, head, _) = get(&relay, &HANDSHAKE.replace("Version: 13", "Version: 8"));
-    assert!(head.contains("\r\nsec-websocket-version: 13"), "{head}");
-    let mut stream = TcpStream::connect(relay.address).unwrap();
-    stream
-        .write_all(HANDSHAKE.replace(key, &format!("{key}Sec-WebSocket-Protocol: nostr, chat\r\n")).as_bytes())
-        .unwrap();
-    let mut head = Vec::new();
-    while !head.ends_with(b"\r\n\r\n") {
-        let mut byte = [0];
-        stream.read_exact(&mut byte).unwrap();
-        head.push(byte[0]);
-    }
-    assert!(!String::from_utf8(head).unwrap().to_ascii_lowercase().contains("sec-websocket-protocol"));
-}
-
-#[test]
-fn h224_a_thousand_headers() {
-    let relay = TestRelay::start();
-    let request = format!("GET / HTTP/1.1\r\nHost: h\r\n{}\r\n", "X: y\r\n".repeat(1000));
-    assert_eq!(status_of(&relay, request.as_bytes()), 431);
-    assert_eq!(http_status(&relay), 101);
-}
-
-#[test]
-fn h226_one_byte_now_and_then_does_not_move_the_deadline() {
-    let relay = TestRelay::with(|config| config.listen.header_timeout = 1);
-    let began = Instant::now();
-    let mut stream = TcpStream::connect(relay.address).unwrap();
-    stream.set_read_timeout(Some(Duration::from_millis(50))).unwrap();
-    let mut bytes = HANDSHAKE.bytes().cycle();
-    loop {
-        assert!(began.elapsed() < wire::PATIENCE, "still waiting for the rest");
-        // Never an empty line, so never complete.
-        let byte = bytes.find(|byte| byte.is_ascii_alphanumeric()).unwrap();
-        let written = stream.write_all(&[byte]);
-        match stream.read(&mut [0; 100]) {
-            Ok(0) => break,
-            Ok(_) => panic!("an answer to half a request"),
-            Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) && written.is_ok() => {}
-            Err(_) => break,
-        }
-    }
-    assert!(began.elapsed() >= Duration::from_millis(900), "{:?}", began.elapsed());
-    assert_eq!(http_status(&relay), 101);
-}
-
-#[test]
-fn h228_to_h230_h236_to_h238_requests_that_mean_no_good() {
-    let relay = TestRelay::start();
-    let get = |headers: &str| format!("GET / HTTP/1.1\r\n{headers}\r\n").into_bytes();
-    for (what, request) in [
-        ("h228 no Host", get("")),
-        ("h229 two Hosts", get("Host: a\r\nHost: b\r\n")),
-        ("h230 two lengths", get("Host: h\r\nContent-Length: 2\r\nTransfer-Encoding: chunked\r\n")),
-        ("h236 TLS", b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03".repeat(20)),
-        ("h237 HTTP/2", b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec()),
-        ("h238 NUL", get("Host: h\r\nX: a\0b\r\n")),
-        ("h238 bare line feeds", b"GET / HTTP/1.1\nHost: h\n\n".to_vec()),
-    ] {
-        let status = status_of(&relay, &request);
-        // What is not HTTP at all may be left without an answer.
-        assert!(status == 400 || status == 0 && what < "h238" && what > "h236", "{what}: {status}");
-    }
-    assert_eq!(http_status(&relay), 101);
-}
-
-#[test]
-fn h240_pipelined_bytes_are_the_first_frames() {
-    let relay = TestRelay::start();
-    let early = [wire::text("[\"REQ\",\"a\",{\"limit\":0}]"), wire::text("[\"REQ\",\"b\",{\"limit\":0}]")].concat();
-    let (early, late) = early.split_at(early.len() - 5);
-    let mut socket = Socket::open_with(relay.address, early);
-    socket.hears("EOSE", "a");
-    socket.send(late);
-    socket.hears("EOSE", "b");
 }
 
 #[test]

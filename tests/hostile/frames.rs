@@ -97,11 +97,9 @@ fn cases() -> Vec<Case> {
             for opcode in [PING, PONG, CLOSE, CONTINUATION] {
                 closes_packed(scene, &frame(FIN | RSV1 | opcode, b"\x03\xe8"), 1002);
             }
-            closes_packed(
-                scene,
-                &[frame(TEXT | RSV1, &good[..4]), frame(FIN | CONTINUATION | RSV1, &good[4..])].concat(),
-                1002,
-            );
+            for first in [frame(TEXT | RSV1, &good[..4]), frame(TEXT, b"[\"RE")] {
+                closes_packed(scene, &[first, frame(FIN | CONTINUATION | RSV1, &good[4..])].concat(), 1002);
+            }
         }),
         case("H189", |scene| {
             for opcode in (3..=7).chain(11..=15) {

@@ -26,7 +26,7 @@ use crate::store::{StoreError, VerifyReport, copy, copy::Copy};
 #[command(
     long_about = "Write the whole database into one file: consistent, without free pages, checked after writing. The relay may be \
         running and taking in events; the backup holds what was stored when it began.\n\n\
-        For a folder, the file is named after the time. The file appears under its name only when it is complete and in order. It holds \
+        For a folder, which is made if its name ends with a slash, the file is named after the time. The file appears under its name only when it is complete and in order. It holds \
         private messages too, so only its owner may read it. `ratite restore` brings it back.\n\n\
         With --every it goes on until it is stopped, and makes a backup whenever the newest in the folder is old enough. A relay does the same \
         by itself when [backup] of the configuration names a folder.",
@@ -120,7 +120,11 @@ pub(super) fn backup(args: &BackupArgs, globals: &Globals) -> Outcome {
     }
     let bytes = store.used_bytes()?;
     let folder = beside(&target, ".partial");
-    if args.target.is_dir() {
+    let named = is_folder(&args.target);
+    let created = named.then(|| Created::folder(&args.target)).transpose().map_err(|error| {
+        Failure::io(format!("{} cannot be created", args.target.display()), &error, "Name another folder.")
+    })?;
+    if named {
         // Of backups that were killed. Where this fails, making one says why.
         let _ = sweep(&args.target);
     }
@@ -138,6 +142,9 @@ pub(super) fn backup(args: &BackupArgs, globals: &Globals) -> Outcome {
     let report = checked(&copy, config.storage.map_size, false, &stop, "the backup")?;
     let bytes = fs::metadata(copy.file()).map_or(bytes, |metadata| metadata.len());
     copy.put(&target).map_err(|source| StoreError::Copy { path: target.clone(), source })?;
+    if let Some(created) = created {
+        created.keep();
+    }
     tell("backup", &target, &report, bytes, started, args.json)
 }
 
@@ -228,7 +235,8 @@ pub(super) fn restore(args: &RestoreArgs, globals: &Globals) -> Outcome {
     let mut head = Vec::new();
     (&input).take(HEAD).read_to_end(&mut head).map_err(|error| unreadable(&error))?;
     recognise(&head, &source)?;
-    let folder = data.join("restore.partial");
+    copy::sweep(data);
+    let folder = data.join(copy::RESTORED);
     check_room(data, bytes)?;
     let had_one = place.exists();
     let replaced = if had_one { "; the database that is there is kept beside it" } else { "" };
@@ -391,10 +399,14 @@ pub(super) fn ensure_unused(data: &Path) -> Result<(), Failure> {
     }
 }
 
+/// Whether this is a folder, or is to be one.
+fn is_folder(given: &Path) -> bool {
+    given.is_dir() || given.as_os_str().as_encoded_bytes().ends_with(b"/")
+}
+
 /// The file that a backup goes to.
 fn target(given: &Path) -> PathBuf {
-    let folder = given.is_dir() || given.as_os_str().as_encoded_bytes().ends_with(b"/");
-    if folder { given.join(name(time::now())) } else { given.to_owned() }
+    if is_folder(given) { given.join(name(time::now())) } else { given.to_owned() }
 }
 
 /// The time, as part of a file's name.

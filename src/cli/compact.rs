@@ -50,7 +50,8 @@ pub(super) fn run(args: &CompactArgs, globals: &Globals) -> Outcome {
     let before = fs::metadata(&file).map_or(0, |metadata| metadata.len());
     let commit = store.last_commit();
     let bytes = store.used_bytes()?;
-    let folder = data.join("compact.partial");
+    copy::sweep(data);
+    let folder = data.join(copy::COMPACTED);
     check_room(&folder, bytes)?;
     announce(&format!(
         "{}, about {}, are written anew beside the database, {}, checked, and put in its place; {}",

@@ -117,6 +117,19 @@ pub fn remove_abandoned(folder: &Path) -> io::Result<()> {
     }
 }
 
+/// Where in a data folder a database is written that is to take the place of the one there: by a restore, or compacted.
+pub const RESTORED: &str = "restore.partial";
+/// See [`RESTORED`].
+pub const COMPACTED: &str = "compact.partial";
+
+/// Removes what was left in a data folder by those who were killed before they could put a database there. Best effort: whoever writes
+/// there next tries again, and says so when it fails.
+pub fn sweep(folder: &Path) {
+    for name in [RESTORED, COMPACTED] {
+        let _ = remove_abandoned(&folder.join(name));
+    }
+}
+
 /// The process, if there is one, that has the database in `folder` open. Not to be asked by one that has it open itself: asking would
 /// give up its own claim.
 pub fn user(folder: &Path) -> Result<Option<u32>, StoreError> {

@@ -57,6 +57,9 @@ fn a_backup_is_named_after_the_time_and_replaces_nothing_unasked() {
     assert_eq!(place.read("taken.mdb"), "something else");
     assert_eq!(place.run(&["backup", "taken.mdb", "--force"]).code, 0);
     place.run(&["backup", "missing/folder/file.mdb"]).assert_failed("cannot be written");
+    assert_eq!(place.run(&["backup", "new/folder/"]).code, 0);
+    assert_eq!(names(&place.path("new/folder")).len(), 1);
+    place.run(&["backup", "taken.mdb/"]).assert_failed("taken.mdb/ cannot be created");
     place.run(&["--data", "none", "backup", "x.mdb"]).assert_failed("there is no database in none");
     assert!(!place.path("x.mdb").exists());
 }

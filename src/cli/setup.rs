@@ -174,7 +174,8 @@ fn data_folder(globals: &Globals, target: &Path) -> Result<Option<PathBuf>, Fail
 
 fn ask_name(args: &SetupArgs, asks: bool, answers: &mut Answers) -> Result<(), Failure> {
     if let Some(name) = &args.name {
-        (answers.name, answers.email) = check_name(name, args.email.as_deref())?;
+        (answers.name, answers.email) = check_name(name, args.email.as_deref())
+            .map_err(|problem| Failure::new(told(&problem), "Correct --name or --email."))?;
         return warn(&look_at_name(answers));
     }
     if !asks {
@@ -188,8 +189,13 @@ fn ask_name(args: &SetupArgs, asks: bool, answers: &mut Answers) -> Result<(), F
         let answer = ask("   name and e-mail []: ")?;
         let mut words = answer.split([' ', ',']).filter(|word| !word.is_empty());
         let Some(name) = words.next() else { return Ok(()) };
-        match check_name(name, words.next()) {
-            Err(problem) => print(&format!("   {problem}\n"))?,
+        let email = words.next();
+        if words.next().is_some() {
+            print("   a name and an e-mail address, with a space between them\n")?;
+            continue;
+        }
+        match check_name(name, email) {
+            Err(problem) => print(&format!("   {}\n", told(&problem)))?,
             Ok((name, email)) => {
                 (answers.name, answers.email) = (name, email);
                 let problems = look_at_name(answers);
@@ -210,6 +216,12 @@ fn check_name(name: &str, email: Option<&str>) -> Result<(Option<String>, Option
     let tls = [("tls.names", name.as_str()), ("tls.email", email.unwrap_or("you@example.org")), ("info.url", &url)];
     config::template_with(&tls)?;
     Ok((Some(name), email.map(str::to_owned)))
+}
+
+/// What is wrong, for somebody who has given an answer and not a setting.
+fn told(problem: &config::ConfigError) -> String {
+    let text = problem.to_string();
+    text.lines().map(|line| line.trim_start_matches("--set: ")).collect::<Vec<_>>().join("\n   ")
 }
 
 /// What stands between this name and a relay that everybody can reach.
@@ -285,6 +297,9 @@ fn ask_listed(args: &SetupArgs, asks: bool, answers: &mut Answers) -> Result<(),
         if args.listed {
             return Err(Failure::new("a relay for listed people needs one on the list", "Name yourself with --owner."));
         }
+        if asks {
+            print("3. Everybody may write: a list of those who may begins with your own key.\n")?;
+        }
         return Ok(());
     }
     if asks && !args.listed {
@@ -297,7 +312,7 @@ fn ask_listed(args: &SetupArgs, asks: bool, answers: &mut Answers) -> Result<(),
 fn ask_disk(args: &SetupArgs, asks: bool, data: &Path, answers: &mut Answers) -> Result<(), Failure> {
     let free = free_bytes(data);
     let check = |size: &str| -> Result<u64, String> {
-        let (_, config) = config::template_with(&[("retention.max_size", size)]).map_err(|error| error.to_string())?;
+        let (_, config) = config::template_with(&[("retention.max_size", size)]).map_err(|error| told(&error))?;
         let size = config.retention.max_size;
         match free {
             Some(free) if size > free => {

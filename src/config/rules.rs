@@ -166,10 +166,9 @@ impl Number {
         match self.unit {
             Unit::Count => number.to_string(),
             Unit::Bytes => {
-                let (name, size) = SIZES[..4]
-                    .iter()
-                    .find(|(_, size)| number >= *size && number.is_multiple_of(*size))
-                    .unwrap_or(&("", 1));
+                // The largest unit that fits: 4 GB stays what it was.
+                let fitting = SIZES.iter().filter(|(_, size)| number >= *size && number.is_multiple_of(*size));
+                let (name, size) = fitting.max_by_key(|(_, size)| *size).unwrap_or(&("", 1));
                 if *size == 1 { number.to_string() } else { format!("{} {name}", number / size) }
             }
             Unit::Seconds => {

@@ -1,8 +1,10 @@
 //! `ratite setup` and `ratite doctor`.
 
+use std::io::Write as _;
 use std::net::TcpListener;
+use std::process::Stdio;
 
-use crate::place::{Place, Running};
+use crate::place::{Ended, Place, Running};
 
 const OWNER: &str = "npub10elfcs4fr0l0r8af98jlmgdh9c8tcxjvz9qkw038js35mp4dma8qzvjptg";
 
@@ -31,7 +33,7 @@ fn setup_writes_a_configuration_that_is_right_and_keeps_the_one_before() {
     assert_eq!((ended.code, ended.err.as_str()), (0, ""), "{}", ended.out);
     let text = place.read("ratite.toml");
     let lines = settings(&text);
-    assert!(lines.contains(&"url = \"wss://localhost\"") && lines.contains(&"max_size = 1000000000"), "{lines:?}");
+    assert!(lines.contains(&"url = \"wss://localhost\"") && lines.contains(&"max_size = \"1 GB\""), "{lines:?}");
     assert!(lines.iter().any(|line| line.starts_with("admins = [\"npub1")), "{lines:?}");
     assert_eq!(lines.len(), 4, "{lines:?}");
     assert_eq!(place.run(&["config", "check"]).code, 0);
@@ -52,10 +54,59 @@ fn setup_writes_a_configuration_that_is_right_and_keeps_the_one_before() {
 }
 
 #[test]
+fn setup_on_a_terminal_asks_four_things_and_takes_no_answer_that_is_wrong() {
+    let place = Place::new();
+    let command = format!("'{}' setup --config ratite.toml", env!("CARGO_BIN_EXE_ratite"));
+    let setup = |answers: &[&str]| {
+        // A shell with a terminal of its own, whose keys are these.
+        let mut script = place.program("script", ["-qec", &command, "/dev/null"]);
+        let mut script = script.stdin(Stdio::piped()).spawn().unwrap();
+        let mut keys = script.stdin.take().unwrap();
+        keys.write_all(answers.iter().map(|answer| format!("{answer}\n")).collect::<String>().as_bytes()).unwrap();
+        let ended = Ended::of(script.wait_with_output().unwrap());
+        drop(keys);
+        ended
+    };
+    let wrong = ["no name at all", "localhost nobody", "nsec1", "npub1", "perhaps", "lots"];
+    let [words, email, secret, key, choice, size] = wrong;
+    // The last one is for those who could install the service.
+    let ended = setup(&[words, email, "localhost", secret, key, OWNER, choice, "n", size, "1GB", "n"]);
+    assert_eq!(ended.code, 0, "{}{}", ended.out, ended.err);
+    for question in ["1. The name", "2. Your public key", "3. Who may write", "4. How much disk"] {
+        assert_eq!(ended.out.matches(question).count(), 1, "{question}: {}", ended.out);
+    }
+    assert!(!ended.out.contains("5. "), "{}", ended.out);
+    for words in [
+        "a name and an e-mail address, with a space between them",
+        "   tls.email must be an e-mail address",
+        "this is not a public key",
+        "y or n",
+        "   retention.max_size must be a size",
+        "only you may write for now",
+    ] {
+        assert!(ended.out.contains(words), "{words}: {}", ended.out);
+    }
+    let text = place.read("ratite.toml");
+    let lines = settings(&text);
+    assert!(lines.contains(&"url = \"wss://localhost\"") && lines.contains(&"max_size = \"1 GB\""), "{lines:?}");
+
+    // Enter alone, four times: nothing is named, so everybody may write.
+    std::fs::remove_file(place.path("ratite.toml")).unwrap();
+    let ended = setup(&["", "", "", "n"]);
+    assert_eq!(ended.code, 0, "{}{}", ended.out, ended.err);
+    assert!(ended.out.contains("3. Everybody may write"), "{}", ended.out);
+    let text = place.read("ratite.toml");
+    assert!(matches!(settings(&text)[..], [size] if size.starts_with("max_size = ")), "{:?}", settings(&text));
+    // A file that is there stays unless the answer is yes.
+    let ended = setup(&["localhost", "", "", "n", "n"]);
+    assert_eq!((ended.code, place.read("ratite.toml")), (1, text), "{}", ended.out);
+}
+
+#[test]
 fn setup_refuses_answers_that_cannot_be() {
     let place = Place::new();
     let setup = |arguments: &[&str]| place.run(&[&["setup", "--yes"], &FILE[..], arguments].concat());
-    setup(&["--name", "not a name"]).assert_failed("problem");
+    setup(&["--name", "not a name"]).assert_failed("error: tls.names");
     setup(&["--owner", "npub1"]).assert_failed("--owner: this is not a public key");
     setup(&["--max-disk", "lots"]).assert_failed("--max-disk:");
     setup(&["--max-disk", "60TiB"]).assert_failed("are free where");

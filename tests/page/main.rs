@@ -144,6 +144,41 @@ fn the_page_is_quiet_and_fits_phones_and_desks_light_and_dark() {
 }
 
 #[test]
+fn whatever_an_operator_writes_fits_the_smallest_phone() {
+    if !chromium::is_here() {
+        return;
+    }
+    let relay = TestRelay::with(|config| {
+        config.info.name = "Waldeinsamkeitsliebhaber".repeat(4);
+        config.info.description = format!("{}\n\n{}", "x".repeat(400), "مرحبا بكم في هذا المرحل. ".repeat(8));
+        config.info.url = format!("wss://{}.example.org/{}", "relay".repeat(12), "path".repeat(40));
+        config.info.contact = format!("mailto:{}@relay.example.org", "somebody".repeat(8));
+        config.info.terms_of_service = format!("https://relay.example.org/{}", "terms".repeat(40));
+        config.info.pubkey = None;
+        config.policy.min_pow_difficulty = 24;
+        config.membership.enabled = true;
+        config.membership.restrict_reads = true;
+        config.limits.max_message_length = 64 << 20;
+        config.limits.max_event_tags = 100_000;
+    });
+    let mut browser = Browser::start();
+    for (scheme, width) in [("light", 320), ("dark", 320), ("dark", 1280)] {
+        let mut tab = browser.tab(width, 700, scheme);
+        tab.open(&home(&relay));
+        let wide = tab.value("document.documentElement.scrollWidth");
+        assert!(wide.as_u64().unwrap() <= width.into(), "one has to scroll sideways, to {wide}");
+        // Nor does anything hang out of its box.
+        let outside = tab.value(
+            "[...document.querySelectorAll('body *')].filter(e => e.tagName !== 'INPUT' && e.scrollWidth > e.clientWidth + 1 && \
+             e.clientWidth > 0).map(e => e.outerHTML.slice(0, 80))",
+        );
+        assert_eq!(outside, serde_json::json!([]));
+        assert_quiet(&mut tab, &home(&relay));
+        show(&mut tab, &format!("extreme-{scheme}-{width}"));
+    }
+}
+
+#[test]
 fn figures_change_while_one_looks() {
     if !chromium::is_here() {
         return;
@@ -276,7 +311,7 @@ fn without_javascript_nothing_is_missing() {
     let text = tab.value("document.body.innerText");
     let text = text.as_str().unwrap();
     for part in
-        ["Kiwi relay", "walk in the bush", &format!("ws://{}", relay.address), "Clients connected", "131,072 bytes"]
+        ["Kiwi relay", "walk in the bush", &format!("ws://{}", relay.address), "Clients connected", "128 KiB"]
     {
         assert!(text.contains(part), "{part} in {text}");
     }

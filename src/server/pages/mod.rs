@@ -152,7 +152,7 @@ fn rules(config: &Config) -> String {
 fn limits(config: &Config) -> String {
     let limits = &config.limits;
     let mut rows = vec![
-        ("Largest message", format!("{} bytes", grouped(limits.max_message_length as u64))),
+        ("Largest message", bytes(limits.max_message_length as u64)),
         ("Longest text", format!("{} characters", grouped(limits.max_content_length as u64))),
         ("Subscriptions at once", grouped(limits.max_subscriptions as u64)),
         ("Events in one answer", grouped(limits.max_limit)),
@@ -161,10 +161,27 @@ fn limits(config: &Config) -> String {
         rows.push(("Events from one address", format!("{} a minute", grouped(config.rates.events.into()))));
     }
     if limits.created_at_upper_limit > 0 {
-        rows.push(("Dated in the future", format!("by {} seconds at most", grouped(limits.created_at_upper_limit))));
+        rows.push(("Dated in the future", format!("by {} at most", span(limits.created_at_upper_limit))));
     }
     let rows: Vec<String> = rows.into_iter().map(|(term, value)| format!("<dt>{term}</dt><dd>{value}</dd>")).collect();
     rows.join("\n")
+}
+
+/// A number of bytes, in a larger unit when that is exact.
+fn bytes(number: u64) -> String {
+    match number {
+        _ if number.is_multiple_of(1 << 20) => format!("{} MiB", grouped(number >> 20)),
+        _ if number.is_multiple_of(1 << 10) => format!("{} KiB", grouped(number >> 10)),
+        _ => format!("{} bytes", grouped(number)),
+    }
+}
+
+/// A number of seconds, in a larger unit when that is exact.
+fn span(seconds: u64) -> String {
+    let units = [(86_400, "day"), (3_600, "hour"), (60, "minute"), (1, "second")];
+    let (unit, name) = units.into_iter().find(|(unit, _)| seconds.is_multiple_of(*unit)).unwrap_or((1, "second"));
+    let count = seconds / unit;
+    format!("{} {name}{}", grouped(count), if count == 1 { "" } else { "s" })
 }
 
 /// The bars of the chart, as the path of a drawing 240 wide and 48 high, the latest minute at its right end. The script draws the same.
@@ -312,7 +329,7 @@ mod tests {
         assert!(page.contains("/nips/blob/master/01.md\" aria-label=\"NIP-01\">1</a>"));
         assert!(page.contains("/nips/blob/master/62.md\" aria-label=\"NIP-62\">62</a>"));
         assert!(page.contains("<code>npub1"));
-        assert!(page.contains("131,072 bytes"));
+        assert!(page.contains("128 KiB"));
         assert!(page.contains("<a href=\"mailto:op@example.org\" rel=\"nofollow\">op@example.org</a>"));
     }
 
@@ -331,6 +348,15 @@ mod tests {
         // From the Content Security Policy Level 3 text: the hash of `doSomething();` and two of other lengths.
         assert_eq!(content_hash("doSomething();"), "sha256-RFWPLDbv2BY+rCkDzsE+0fr8ylGr2R2faWMhq4lfEQc=");
         assert_eq!(content_hash(""), "sha256-47DEQpj8HBSa+/TImW+5JCeuQeRkm5NMpJWZG3hSuFU=");
+    }
+
+    #[test]
+    fn limits_are_told_as_people_say_them() {
+        assert_eq!([128 << 10, 64 << 20, 1_500].map(bytes), ["128 KiB", "64 MiB", "1,500 bytes"]);
+        assert_eq!(
+            [900, 60, 7_200, 86_400, 61].map(span),
+            ["15 minutes", "1 minute", "2 hours", "1 day", "61 seconds"]
+        );
     }
 
     #[test]

@@ -105,7 +105,7 @@ mod tests {
                 "info.name: \"ratite relay\" -> 'a \"new\" name'",
                 "listen.metrics_token: changed",
                 "storage.map_size: \"1 TiB\" -> \"1 GiB\" (needs a restart)",
-                "limits.max_message_length: \"128 KiB\" -> 70000 (for those who connect from now on)",
+                "limits.max_message_length: \"128 KiB\" -> \"70 kB\" (for those who connect from now on)",
                 "limits.max_limit: 5000 -> 100",
                 "limits.default_limit: 500 -> 100",
             ]

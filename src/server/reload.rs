@@ -145,8 +145,9 @@ impl<S: Apply> Reloader<S> {
                     tracing::warn!("configuration: {change}");
                 }
                 let (changed, waiting) = (reloaded.changes.len(), reloaded.needs_restart.len());
+                let how = if waiting > 0 { " (`ratite restart`)" } else { "" };
                 tracing::info!(
-                    "the configuration was read again ({why}): {changed} changes in force, {waiting} need a restart"
+                    "the configuration was read again ({why}): {changed} changes in force, {waiting} need a restart{how}"
                 );
                 reloaded
             }

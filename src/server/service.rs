@@ -5,6 +5,7 @@ use std::ffi::OsStr;
 use std::io;
 use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::Duration;
 
 use rustix::time::{ClockId, Timespec, clock_gettime};
@@ -18,6 +19,8 @@ pub(super) struct Service {
     line: Option<(UnixDatagram, SocketAddr)>,
     /// How often it wants to hear of the relay, if at all.
     watchdog: Option<Duration>,
+    /// Another process is the service by now: the manager would only note that it hears from a stranger.
+    moved: AtomicBool,
 }
 
 impl Service {
@@ -44,7 +47,7 @@ impl Service {
     }
 
     fn tell(&self, words: &str) {
-        let Some((socket, address)) = &self.line else { return };
+        let Some((socket, address)) = self.line.as_ref().filter(|_| !self.moved.load(Relaxed)) else { return };
         if let Err(error) = socket.send_to_addr(words.as_bytes(), address) {
             tracing::debug!(%error, "the service manager was not told");
         }
@@ -68,9 +71,10 @@ impl Service {
         self.tell(&format!("STOPPING=1\nSTATUS={status}"));
     }
 
-    /// From now on another process is this service.
+    /// From now on another process is this service, and this one says no more.
     pub(super) fn moves_to(&self, pid: u32) {
         self.tell(&format!("MAINPID={pid}"));
+        self.moved.store(true, Relaxed);
     }
 
     /// Tells the manager again and again that the relay is alive: that sockets are looked after, or this would not be running, and

@@ -173,6 +173,13 @@ fn whatever_an_operator_writes_fits_the_smallest_phone() {
              e.clientWidth > 0).map(e => e.outerHTML.slice(0, 80))",
         );
         assert_eq!(outside, serde_json::json!([]));
+        let shown = tab.value("document.body.innerText");
+        assert!(shown.as_str().unwrap().contains("Only members may read."), "{shown}");
+        // Scripts are read in their own direction.
+        assert_eq!(
+            tab.value("[...document.querySelectorAll('main > p')].map(p => getComputedStyle(p).direction)[1]"),
+            "rtl"
+        );
         assert_quiet(&mut tab, &home(&relay));
         show(&mut tab, &format!("extreme-{scheme}-{width}"));
     }
@@ -310,9 +317,7 @@ fn without_javascript_nothing_is_missing() {
     });
     let text = tab.value("document.body.innerText");
     let text = text.as_str().unwrap();
-    for part in
-        ["Kiwi relay", "walk in the bush", &format!("ws://{}", relay.address), "Clients connected", "128 KiB"]
-    {
+    for part in ["Kiwi relay", "walk in the bush", &format!("ws://{}", relay.address), "Clients connected", "128 KiB"] {
         assert!(text.contains(part), "{part} in {text}");
     }
     assert!(!text.contains("Copy\n"), "what does nothing is not there");

@@ -51,7 +51,7 @@ impl Landing {
             .split("\n\n")
             .map(str::trim)
             .filter(|paragraph| !paragraph.is_empty())
-            .map(|paragraph| format!("<p>{}</p>\n", escape(paragraph).replace('\n', "<br>\n")))
+            .map(|paragraph| format!("<p dir=\"auto\">{}</p>\n", escape(paragraph).replace('\n', "<br>\n")))
             .collect();
         let nips: Vec<String> = nip11::supported_nips(config, config.membership.enabled)
             .into_iter()
@@ -135,6 +135,9 @@ fn shows(picture: &Option<Picture>) -> bool {
 fn rules(config: &Config) -> String {
     let policy = &config.policy;
     let mut rules = Vec::new();
+    if config.membership.enabled && config.membership.restrict_reads {
+        rules.push("Only members may read.".to_owned());
+    }
     if policy.auth && policy.guard_private {
         rules.push("Private messages are given only to those they concern.".to_owned());
     }
@@ -307,7 +310,7 @@ mod tests {
         assert!(!page.contains("href=\"javascript:"));
         assert!(!page.contains("{{"), "every place is filled");
         assert_eq!(page.matches(SCRIPT).count(), 1);
-        assert_eq!(page.matches("<p>&lt;script&gt;").count(), 2, "two paragraphs");
+        assert_eq!(page.matches("<p dir=\"auto\">&lt;script&gt;").count(), 2, "two paragraphs");
     }
 
     #[test]

@@ -207,18 +207,19 @@ pub fn plan(
         {
             return Ok(Plan::Ranges { index: candidates[0].index, prefixes });
         }
-        for i in 0..candidates.len() {
-            let candidate = &mut candidates[i];
-            probe(store, txn, filter, order, candidate)?;
-            // What was counted to its end and is little needs no comparison.
-            if candidate.ranges * SEEK + candidate.total * (STEP + LOOK) < CHEAP {
-                candidates.swap(0, i);
-                candidates.truncate(1);
-                break;
+        if !rank_by_sample(store, txn, filter, order, &mut candidates)? {
+            for i in 0..candidates.len() {
+                let candidate = &mut candidates[i];
+                probe(store, txn, filter, order, candidate)?;
+                // What was counted to its end and is little needs no comparison.
+                if candidate.ranges * SEEK + candidate.total * (STEP + LOOK) < CHEAP {
+                    candidates.swap(0, i);
+                    candidates.truncate(1);
+                    break;
+                }
             }
+            rank(&mut candidates, filter, None);
         }
-        let matching = matching(store, txn, filter, order, &candidates)?;
-        rank(&mut candidates, filter, matching);
     }
     for candidate in &candidates {
         if let Some(prefixes) = prefixes(store, txn, filter, candidate)? {
@@ -383,8 +384,31 @@ fn span(window: Window) -> f64 {
     f64::from(window.until.min(FAR.max(window.since)) - window.since.min(window.until.min(FAR))) + 1.0
 }
 
-/// How many events of each second match, found out by looking at some: of many authors the few that are probed say little of all, but where
-/// records lie side by side many are looked at in the time of a few probes. `None` where it would not pay.
+/// Sorts the candidates when the first one alone answers the filter, but by many ranges. Of them the few that can be probed say little of
+/// all, while how many of the newest events match is soon found out where records lie side by side. False where that is not so.
+fn rank_by_sample(
+    store: &Store,
+    txn: &RoTxn<'_>,
+    filter: &Filter,
+    order: Order,
+    candidates: &mut [Candidate],
+) -> Result<bool, StoreError> {
+    let Some((covering, others)) = candidates.split_first_mut() else { return Ok(false) };
+    let kinds = filter.kinds.as_ref().map_or(0, Vec::len);
+    covering.ranges = (covering.stems.len() * kinds) as f64;
+    if !covering.covers || covering.ranges < MANY {
+        return Ok(false);
+    }
+    for other in &mut *others {
+        probe(store, txn, filter, order, other)?;
+    }
+    let Some(matching) = matching(store, txn, filter, order, others)? else { return Ok(false) };
+    covering.density = matching;
+    rank(candidates, filter, Some(matching));
+    Ok(true)
+}
+
+/// How many events of each second match, found out by looking at some; `None` where records do not lie side by side.
 fn matching(
     store: &Store,
     txn: &RoTxn<'_>,
@@ -394,9 +418,7 @@ fn matching(
 ) -> Result<Option<f64>, StoreError> {
     let walked =
         candidates.iter().find(|c| !c.covers && c.in_order > 0.5 && matches!(c.index, Index::Kinds | Index::Time));
-    let Some(walked) = walked.filter(|_| candidates.iter().any(|c| c.covers && c.ranges > MANY)) else {
-        return Ok(None);
-    };
+    let Some(walked) = walked else { return Ok(None) };
     let mut cursor = Cursor::new(walked.index, walked.densest.0, Window::of(filter), order);
     let mut seqs: Vec<Seq> = cursor.read(store, txn, SAMPLE)?.iter().map(|posting| posting.seq).collect();
     seqs.sort_unstable();
@@ -405,7 +427,8 @@ fn matching(
     seqs.retain(|seq| seq.abs_diff(middle) <= NEAR * SAMPLE as u64);
     let [first, .., last] = seqs[..] else { return Ok(None) };
     let (first, last) = (keys::seq_bytes(first), keys::seq_bytes(last));
-    let mut found = 0.5;
+    // Cautiously: who wrote just now may fall silent, and then the walk is long.
+    let mut found = -2.0;
     for entry in store.tables().events.range(txn, &(Bound::Included(&first[..]), Bound::Included(&last[..])))? {
         let (key, value) = entry?;
         let seq = keys::read_seq(key).ok_or_else(|| damaged_key("events"))?;
@@ -415,7 +438,7 @@ fn matching(
             found += 1.0;
         }
     }
-    Ok(Some(walked.density * found / seqs.len() as f64))
+    Ok(Some(walked.density * f64::max(found, 0.0) / seqs.len() as f64))
 }
 
 /// Sorts the candidates, cheapest first. `matching` is how many events of each second match, if that is known.
@@ -600,11 +623,11 @@ mod tests {
             }
             batch.commit().expect("commit");
         };
-        let index = |authors: std::ops::Range<u64>| {
+        let index = |authors: std::ops::Range<u64>, limit| {
             let filter = Filter {
                 authors: Some(authors.map(author).collect()),
                 kinds: Some(vec![Kind(1)]),
-                limit: Some(50),
+                limit: Some(limit),
                 ..Filter::default()
             };
             let txn = store.read().expect("transaction");
@@ -614,9 +637,11 @@ mod tests {
             }
         };
         write(1_000, 4_000, 400);
-        assert_eq!(index(0..200), Index::Kinds);
+        assert_eq!(index(0..200, 50), Index::Kinds);
         // Now one author writes everything.
         write(10_000, 20_000, 1);
-        assert_eq!(index(1..200), Index::Authors);
+        assert_eq!(index(1..200, 50), Index::Authors);
+        // However little is wanted.
+        assert_eq!(index(1..400, 1), Index::Authors);
     }
 }

@@ -194,7 +194,7 @@ pub(super) fn write(store: crate::store::Store, copy: Copy, bytes: u64, stop: &S
         move || store.copy_into(&copy)
     });
     let writer = writer.map_err(RelayError::Thread)?;
-    let mut progress = Progress::new("bytes written", Some(bytes));
+    let mut progress = Progress::of_bytes("written", bytes);
     while !writer.is_finished() {
         let written = fs::metadata(&file).map_or(0, |metadata| metadata.len());
         progress.at(written, written);
@@ -332,7 +332,7 @@ fn fill(
 ) -> Result<(), Failure> {
     let mut output = copy.create()?;
     let failed = |source| StoreError::Copy { path: copy.file(), source };
-    let mut progress = Progress::new("bytes read", Some(bytes));
+    let mut progress = Progress::of_bytes("read", bytes);
     let (mut buffer, mut done) = (vec![0; 1 << 20], 0);
     loop {
         if stop.requested() {

@@ -28,11 +28,20 @@ pub(super) fn announce(text: &str) {
 pub(super) struct Progress {
     bar: ProgressBar,
     what: &'static str,
+    /// How a number of things is written.
+    amount: fn(u64) -> String,
     /// When how many things were done.
     marks: VecDeque<(Instant, u64)>,
 }
 
 impl Progress {
+    /// As [`Progress::new`], where bytes are counted.
+    pub(super) fn of_bytes(what: &'static str, total: u64) -> Progress {
+        let mut progress = Progress::new(what, Some(total));
+        progress.amount = text::size;
+        progress
+    }
+
     /// Shows the share and the time left when `total` is known, in the unit that [`Progress::at`] counts in.
     pub(super) fn new(what: &'static str, total: Option<u64>) -> Progress {
         let bar = match total {
@@ -41,7 +50,7 @@ impl Progress {
             None => ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr())
                 .with_style(style("{spinner} {msg}  {elapsed}")),
         };
-        Progress { bar, what, marks: VecDeque::from([(Instant::now(), 0)]) }
+        Progress { bar, what, amount: text::number, marks: VecDeque::from([(Instant::now(), 0)]) }
     }
 
     /// `position` of the total is behind us; `count` things are done.
@@ -58,7 +67,8 @@ impl Progress {
         let seconds = (now - since).as_secs_f64().max(0.001);
         let speed = (count.saturating_sub(before)) as f64 / seconds;
         self.bar.set_position(position);
-        self.bar.set_message(format!("{} {}, {}/s", text::number(count), self.what, text::number(speed as u64)));
+        let amount = self.amount;
+        self.bar.set_message(format!("{} {}, {}/s", amount(count), self.what, amount(speed as u64)));
     }
 
     /// Takes the line away.

@@ -47,12 +47,12 @@ const COMMANDS: [(&[&str], &str, &str); 9] = [
         " events checked, ",
     ),
     (&["verify", "--deep"], "and every signature is checked", " events checked, "),
-    (&["backup", "events.mdb"], "12 events, about ", " bytes written, "),
+    (&["backup", "events.mdb"], "12 events, about ", " written, "),
     (&["export", "-o", "out.jsonl"], "", " events, "),
     (&["delete", "--filter", "{\"kinds\":[0]}"], "1 event will be removed, in small steps", " events removed, "),
     (&["prune", "--rule", "1: 3 per author"], "11 events are looked through", " events removed, "),
-    (&["compact"], "are written anew beside the database", " bytes written, "),
-    (&["restore", "events.mdb", "--replace"], "the database that is there is kept beside it", " bytes read, "),
+    (&["compact"], "are written anew beside the database", " written, "),
+    (&["restore", "events.mdb", "--replace"], "the database that is there is kept beside it", " read, "),
 ];
 
 #[test]

@@ -121,6 +121,31 @@ fn bare_copy(from: &Path, to: &Path) -> Result<f64> {
     Ok(began.elapsed().as_secs_f64())
 }
 
+/// Reads a file, from memory if it is there; seconds.
+fn bare_read(from: &Path) -> Result<f64> {
+    let began = Instant::now();
+    let (mut from, mut buffer) = (File::open(from)?, vec![0; 1 << 20]);
+    while from.read(&mut buffer)? > 0 {}
+    Ok(began.elapsed().as_secs_f64())
+}
+
+/// What of `ratite compact --json` is used, of a relay that runs.
+#[derive(serde::Deserialize)]
+struct Compacted {
+    paused_ms: f64,
+}
+
+/// Has a relay compact a copy of a database; seconds, and how long publishers had to wait.
+fn compact_beside(args: &Args, folder: &Path, data: &Path) -> Result<(f64, f64)> {
+    let place = folder.join("data");
+    copy_of(data, &place)?;
+    let server = Server::start(&args.program.relay(), folder)?;
+    let run = args.program.run(&place, ["compact", "--json"])?;
+    drop(server);
+    fs::remove_dir_all(place)?;
+    Ok((run.seconds, serde_json::from_str::<Compacted>(&run.output)?.paused_ms))
+}
+
 /// Backup, check, restore and compaction of a whole database, beside a bare copy of its file.
 fn copies(args: &Args, folder: &Path, data: &Path) -> Result<()> {
     let Info { events, file_bytes } = info(args, data)?;
@@ -129,7 +154,8 @@ fn copies(args: &Args, folder: &Path, data: &Path) -> Result<()> {
     let names =
         ["backup, with its check", "verify", "verify --deep", "restore, with its check", "compact, with its check"];
     let mut steps: [Step; 5] = Default::default();
-    let mut bare = Vec::new();
+    let (mut bare, mut read) = (Vec::new(), Vec::new());
+    let (mut beside, mut paused) = (Vec::new(), Vec::new());
     for _ in 0..args.rounds {
         let _ = fs::remove_dir_all(&restored);
         bare.push(bare_copy(&data.join("data.mdb"), &folder.join("bare"))?);
@@ -141,6 +167,10 @@ fn copies(args: &Args, folder: &Path, data: &Path) -> Result<()> {
         }
         steps[3].add(&args.program.run(&restored, ["restore", &file])?);
         steps[4].add(&args.program.run(&restored, ["compact"])?);
+        let (seconds, paused_ms) = compact_beside(args, folder, data)?;
+        beside.push(seconds);
+        paused.push(paused_ms);
+        read.push(bare_read(&data.join("data.mdb"))?);
     }
     println!("## A database of {} events, {} MB\n", number(events as f64), number(file_bytes as f64 / 1e6));
     let mut table =
@@ -156,8 +186,12 @@ fn copies(args: &Args, folder: &Path, data: &Path) -> Result<()> {
         let [seconds, cpu, peak] = [step.seconds, step.cpu, step.peak].map(median);
         table.row(row(seconds, number(cpu), number(peak), name));
     }
-    table.row(row(copy, String::new(), String::new(), "a bare copy of the file, on disk"));
+    let plain = |name: &str, seconds: f64| row(seconds, String::new(), String::new(), name);
+    table.row(plain("compact, a relay runs", median(beside)));
+    table.row(plain("a bare copy of the file, on disk", copy));
+    table.row(plain("reading the file from memory", median(read)));
     table.print();
+    println!("In the end of a compaction beside a relay publishers waited {} ms.\n", number(median(paused)));
     for file in ["bare", "backup.mdb"] {
         fs::remove_file(folder.join(file))?;
     }

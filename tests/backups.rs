@@ -91,7 +91,7 @@ fn two_relays_over_the_same_data_make_one_backup_between_them() {
     let place = folder.path().join("backups");
     let first = TestRelay::with(with_backups(&place));
     let settings = Settings { clock: first.clock.clone(), ..(*first.relay.settings()).clone() };
-    let second = Relay::start(first.relay.store().clone(), settings).unwrap();
+    let second = Relay::start((*first.relay.store()).clone(), settings).unwrap();
     wait_for("both know of it", || [&first.relay, &second].iter().all(|relay| relay.stats().backup.last == Some(NOW)));
     assert_eq!(backups(&place).len(), 1);
     second.shutdown();

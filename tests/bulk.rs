@@ -218,7 +218,7 @@ proptest! {
                 let gone_meanwhile = *verdict == "duplicate" && ["refused", "superseded"].contains(&expected);
                 prop_assert!(*verdict == expected || gone_meanwhile, "{n}: {verdict}, not {expected}");
             }
-            prop_assert_eq!(contents(relay.relay.store()), one_by_one.clone());
+            prop_assert_eq!(contents(&relay.relay.store()), one_by_one.clone());
         }
     }
 }

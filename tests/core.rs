@@ -129,7 +129,7 @@ fn a_second_stuffed_with_events_costs_an_answer_nothing() {
         let mut scan = Scan::new(vec![filter(&question)], Order::NewestFirst);
         let mut first = None;
         let all = Budget { keys: u64::MAX, time: Duration::from_secs(3600) };
-        scan.run(relay.relay.store(), NOW, all, &mut |record| {
+        scan.run(&relay.relay.store(), NOW, all, &mut |record| {
             first = Some(record.id());
             ControlFlow::Continue(())
         })

@@ -122,7 +122,7 @@ fn export(relay: &Relay) -> Vec<Event> {
     // Small slices: the answer must not depend on where it is cut.
     let budget = Budget { keys: 100, time: std::time::Duration::from_millis(1) };
     while scan
-        .run(relay.store(), LATER, budget, &mut |record| {
+        .run(&relay.store(), LATER, budget, &mut |record| {
             events.push(record.to_event().expect("records are whole"));
             ControlFlow::Continue(())
         })

@@ -125,8 +125,8 @@ fn a_full_map_refuses_answers_says_so_and_a_removal_makes_room() {
         assert!(taken.len() > 300, "{}", taken.len());
         assert_full(relay.address);
         assert_reads_go_on(relay.address, &taken);
-        assert_holds(relay.relay.store(), &taken);
-        assert!(reserve(relay.relay.store()) > 50);
+        assert_holds(&relay.relay.store(), &taken);
+        assert!(reserve(&relay.relay.store()) > 50);
 
         let kind = |kind| Filter { kinds: Some(vec![Kind(kind)]), ..Filter::default() };
         let (gone, kept): (Vec<Event>, Vec<Event>) = taken.into_iter().partition(|event| event.kind.0 < 4000);
@@ -142,7 +142,7 @@ fn a_full_map_refuses_answers_says_so_and_a_removal_makes_room() {
         assert_eq!(health(relay.address).0, 200, "the removal itself sees that there is room");
         let more = event(1_000_000, 1, None);
         assert_takes_events(relay.address, &more);
-        assert_holds(relay.relay.store(), &[kept, vec![more]].concat());
+        assert_holds(&relay.relay.store(), &[kept, vec![more]].concat());
     }
 }
 
@@ -250,7 +250,7 @@ fn a_full_disk_refuses_answers_says_so_and_resumes() {
         assert!(taken.len() > 300, "{}", taken.len());
         assert_full(relay.address);
         assert_reads_go_on(relay.address, &taken);
-        assert_holds(relay.relay.store(), &taken);
+        assert_holds(&relay.relay.store(), &taken);
 
         // Room on the disk.
         std::fs::remove_file(&ballast).unwrap();
@@ -262,7 +262,7 @@ fn a_full_disk_refuses_answers_says_so_and_resumes() {
         let removed = relay.relay.remove(vec![Filter::default()], &mut |_| ControlFlow::Continue(())).unwrap();
         assert_eq!(removed, taken.len() as u64);
         assert_takes_events(relay.address, &taken[0]);
-        assert_holds(relay.relay.store(), &taken[..1]);
-        assert!(reserve(relay.relay.store()) > 50, "it is there for the next time");
+        assert_holds(&relay.relay.store(), &taken[..1]);
+        assert!(reserve(&relay.relay.store()) > 50, "it is there for the next time");
     }
 }

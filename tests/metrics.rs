@@ -286,7 +286,47 @@ fn what_is_stored_is_told_by_kind_by_table_and_by_rule_of_retention() {
     assert_eq!(samples["ratite_retention_due_events{rule=others: forever}"], 0.0);
     assert_eq!(samples["ratite_retention_removed_events_total{rule=1: 10d}"], 0.0);
     let page = http(relay.address, b"GET / HTTP/1.1\r\nHost: h\r\nAccept: text/html\r\n\r\n");
-    assert!(page.contains("<p>Stored: 3 of kind 1; the oldest event is of "), "{page}");
+    for part in [
+        "<p>Stored: 3 of kind 1; the oldest event is of ",
+        ", the newest of ",
+        "<p>The database takes ",
+        " MB are free; ",
+        " events 0.0",
+    ] {
+        assert!(page.contains(part), "{part} in {page}");
+    }
+    assert!(page.contains("<p>To go: 2 events, 0.00 MB, by the rule “1: 10d”; 0 events, "), "{page}");
+    for name in ["ratite_database_bytes{}", "ratite_database_free_bytes{}"] {
+        assert!(samples[name] > 0.0, "{name}");
+    }
+
+    // `ratite info` reads the same counters.
+    let command = |json: &[&str]| {
+        let data = relay.relay.store().path().to_owned();
+        let output = wire::process::ratite(&data, &[&["info"], json].concat()).output().unwrap();
+        assert!(output.status.success(), "{output:?}");
+        String::from_utf8(output.stdout).unwrap()
+    };
+    let info: Value = serde_json::from_str(&command(&["--json"])).unwrap();
+    let kinds = info["statistics"]["kinds"].as_array().unwrap();
+    assert_eq!((kinds.len(), &kinds[0]["kind"], &kinds[0]["events"]), (3, &1.into(), &3.into()), "{info}");
+    assert_eq!(kinds[0]["bytes"].as_f64(), Some(samples["ratite_stored_kind_bytes{kind=1}"]));
+    let tables = info["tables"].as_array().unwrap();
+    for name in ["events", "ids", "time", "kinds", "authors", "tags", "meta"] {
+        let table = tables.iter().find(|table| table["name"] == name).unwrap();
+        assert!(table["bytes"].is_u64() && table["entries"].is_u64(), "{table}");
+    }
+    assert_eq!((info["oldest"].as_u64(), info["events"].as_u64()), (Some(oldest), Some(5)));
+    assert!(
+        info["newest"].as_u64() > Some(oldest) && info["free_bytes"].is_u64() && info["file_bytes"].as_u64() > Some(0)
+    );
+    let rule = &info["retention"]["rules"][0];
+    assert_eq!((&rule["rule"], &rule["due"]["events"]), (&"1: 10d".into(), &2.into()), "{info}");
+    assert_eq!(rule["due"]["bytes"].as_u64(), Some(plan.total().bytes));
+    let shown = command(&[]);
+    for part in ["oldest ", "newest ", "free for new events", "table ", "tags ", "kind ", "retention ", "1: 10d "] {
+        assert!(shown.contains(part), "{part} in {shown}");
+    }
 
     // They go, and that is told as well.
     relay.relay.prune(true, &mut |_, _| std::ops::ControlFlow::Continue(())).unwrap();

@@ -190,7 +190,7 @@ fn every_plan_gives_the_same_answer(relay: &TestRelay, model: &Model, filters: &
                     answer.push(record.to_event().expect("records are whole"));
                     if breaks { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
                 };
-                while scan.run(relay.relay.store(), NOW, budget, &mut each).expect("scan") == Progress::More {}
+                while scan.run(&relay.relay.store(), NOW, budget, &mut each).expect("scan") == Progress::More {}
                 prop_assert_eq!(texts(&answer), texts(expected), "candidate {} of {:?}", candidate, filters);
             }
         }
@@ -207,7 +207,7 @@ fn every_plan_gives_the_same_answer(relay: &TestRelay, model: &Model, filters: &
             let some = some
                 .visible(move |record| record.kind().audience() == Audience::Public || record.pubkey() == one, false);
             for (mut count, expected) in [(all, expected.len() as u64), (some, public)] {
-                while count.run(relay.relay.store(), NOW, budget).expect("count") == Progress::More {}
+                while count.run(&relay.relay.store(), NOW, budget).expect("count") == Progress::More {}
                 prop_assert_eq!(count.found(), expected, "candidate {} of {:?}", candidate, &unlimited);
             }
         }

@@ -152,7 +152,7 @@ proptest! {
         let protected = if protect { vec![KindRange(1000..=1111)] } else { Vec::new() };
         let relay = TestRelay::with(with_rules(&rules, &protected, alike));
         fill(&relay.relay, &events);
-        know(relay.relay.store(), &everybody(alike)[&Tier::Authenticated]);
+        know(&relay.relay.store(), &everybody(alike)[&Tier::Authenticated]);
         let expected = model(&events, &rules, &protected, alike);
 
         let plan = relay.relay.plan_retention(&mut |_, _| ControlFlow::Continue(())).unwrap();
@@ -161,16 +161,16 @@ proptest! {
         if !alike {
             prop_assert_eq!(plan.total().events as usize, events.len() - expected.len());
         }
-        prop_assert_eq!(stored(relay.relay.store()).len(), events.len(), "a plan removes nothing");
+        prop_assert_eq!(stored(&relay.relay.store()).len(), events.len(), "a plan removes nothing");
         let done = relay.relay.prune(alike, &mut |_, _| ControlFlow::Continue(())).unwrap();
         prop_assert!(done.complete);
-        let left = stored(relay.relay.store());
+        let left = stored(&relay.relay.store());
         let again = relay.relay.prune(false, &mut |_, _| ControlFlow::Continue(())).unwrap();
         if alike && !one_tier {
             // As long as the one may stay whose key is met first, nobody looks whether there is another, so a later run may find
             // more. None goes that may stay.
             prop_assert!(left.is_superset(&expected));
-            prop_assert!(stored(relay.relay.store()).is_superset(&expected));
+            prop_assert!(stored(&relay.relay.store()).is_superset(&expected));
         } else {
             prop_assert_eq!(left, expected);
             prop_assert_eq!(again.total().events, 0);
@@ -224,7 +224,7 @@ fn a_run_that_is_stopped_keeps_what_it_has_done_and_can_be_repeated() {
         })
         .unwrap();
     assert!(!part.complete && part.total().events == told && told > 100 && told < 3000, "{part:?}");
-    assert_eq!(stored(relay.relay.store()).len() as u64, 3000 - told);
+    assert_eq!(stored(&relay.relay.store()).len() as u64, 3000 - told);
     let rest = relay.relay.prune(false, &mut |_, _| ControlFlow::Continue(())).unwrap();
     assert_eq!((rest.complete, rest.total().events), (true, 3000 - told));
 }
@@ -238,13 +238,13 @@ fn a_run_that_is_stopped_while_it_makes_room_is_not_complete() {
     let events = (0..2000).map(|n| event(n, author(Tier::Others, n as u8, false), 1, NOW - u64::from(n), &content));
     // Nobody measures the database unless it is told to: more than its ceiling comes in.
     fill(&relay.relay, &events.collect::<Vec<_>>());
-    let before = stored(relay.relay.store()).len();
+    let before = stored(&relay.relay.store()).len();
     let part = relay.relay.prune(false, &mut |_, _| ControlFlow::Break(())).unwrap();
     assert!(!part.complete, "{part:?}");
     let rest = relay.relay.prune(false, &mut |_, _| ControlFlow::Continue(())).unwrap();
     assert!(rest.complete && rest.total().events > 0, "{rest:?}");
     let removed = part.total().events + rest.total().events;
-    assert_eq!(stored(relay.relay.store()).len() as u64, before as u64 - removed);
+    assert_eq!(stored(&relay.relay.store()).len() as u64, before as u64 - removed);
 }
 
 #[test]
@@ -253,7 +253,7 @@ fn authors_without_events_are_forgotten() {
     let store = relay.relay.store();
     let (here, gone) = (author(Tier::Others, 0, false), author(Tier::Others, 1, false));
     fill(&relay.relay, &[event(1, here, 1, NOW, "")]);
-    know(store, &[here, gone]);
+    know(&store, &[here, gone]);
     let last = store.forget_authors(None, 1).unwrap();
     assert_eq!(store.forget_authors(last, 10).unwrap(), Some(here.max(gone)));
     assert_eq!(store.forget_authors(Some(here.max(gone)), 10).unwrap(), None);
@@ -298,7 +298,7 @@ fn the_ceiling_holds_whoever_pours_in_and_the_file_stops_growing() {
     let (owner, listed, other) =
         (author(Tier::Owner, 0, false), author(Tier::Listed, 0, false), author(Tier::Others, 0, false));
     let known = author(Tier::Authenticated, 0, false);
-    know(store, &[known]);
+    know(&store, &[known]);
     // What is to be spared comes first, so it is the oldest.
     let spared: Vec<Event> = (0..2000)
         .map(|n| {
@@ -313,7 +313,7 @@ fn the_ceiling_holds_whoever_pours_in_and_the_file_stops_growing() {
         replaced += u64::from(relay.relay.ingest(vec![event.clone()], true).recv().unwrap() != [Outcome::Stored]);
     }
     assert_eq!(replaced, 0);
-    let before = stored(store);
+    let before = stored(&store);
     let more = |numbers: std::ops::Range<u32>| {
         pour(&relay.relay, numbers.map(|n| event(n, other, 1, NOW - 90 * DAY + u64::from(n), &content)))
     };
@@ -325,14 +325,14 @@ fn the_ceiling_holds_whoever_pours_in_and_the_file_stops_growing() {
         report.rules.iter().find(|rule| rule.rule == CEILING).map_or(0, |rule| rule.removed.events)
     };
     let began = std::time::Instant::now();
-    while removed() + stored(store).len() as u64 != 100_000 + before.len() as u64 {
-        assert!(began.elapsed() < common::PATIENCE, "{} removed, {} are left", removed(), stored(store).len());
+    while removed() + stored(&store).len() as u64 != 100_000 + before.len() as u64 {
+        assert!(began.elapsed() < common::PATIENCE, "{} removed, {} are left", removed(), stored(&store).len());
         std::thread::sleep(std::time::Duration::from_millis(50));
     }
     let info = store.info().unwrap();
     assert!(info.file_bytes <= CEILING_BYTES + CEILING_BYTES / 4, "the file has {} bytes", info.file_bytes);
     assert!(store.used_bytes().unwrap() <= CEILING_BYTES + CEILING_BYTES / 50);
-    let kept = stored(store);
+    let kept = stored(&store);
     assert!(kept.len() > 15_000, "no more goes than has to: {} are left", kept.len());
     assert!(
         before.is_subset(&kept),
@@ -388,8 +388,8 @@ fn a_relay_applies_its_rules_by_itself_when_their_time_comes() {
     fill(&relay.relay, &events);
     let wait_for = |left: usize| {
         let began = std::time::Instant::now();
-        while stored(relay.relay.store()).len() != left {
-            assert!(began.elapsed() < common::PATIENCE, "{} are left", stored(relay.relay.store()).len());
+        while stored(&relay.relay.store()).len() != left {
+            assert!(began.elapsed() < common::PATIENCE, "{} are left", stored(&relay.relay.store()).len());
             std::thread::sleep(std::time::Duration::from_millis(20));
         }
     };

@@ -1,8 +1,9 @@
 //! Asking a running relay through its operator's door: a socket in the data folder that speaks HTTP.
 
 use std::io::{self, Read as _, Write as _};
+use std::ops::ControlFlow;
 use std::os::unix::net::UnixStream;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::failure::Failure;
 use super::globals::Globals;
@@ -10,6 +11,9 @@ use crate::server::{Neighbour, neighbours};
 
 /// No answer takes longer, from a relay that is alive.
 const PATIENCE: Duration = Duration::from_secs(30);
+
+/// How often whoever waits is told.
+const LOOK: Duration = Duration::from_millis(100);
 
 /// No answer is longer.
 const LONGEST: u64 = 64 << 20;
@@ -38,6 +42,19 @@ pub(super) fn serving(globals: &Globals) -> Result<Neighbour, Failure> {
 
 /// Sends a request such as `GET /stats.json` and returns the body of the answer.
 pub(super) fn ask(relay: &Neighbour, request: &str) -> Result<String, Failure> {
+    let began = Instant::now();
+    ask_patiently(relay, request, &mut || match began.elapsed() < PATIENCE {
+        true => ControlFlow::Continue(()),
+        false => ControlFlow::Break(()),
+    })
+}
+
+/// The same of something that takes long: `waiting` is called again and again until the answer comes, and may end it.
+pub(super) fn ask_patiently(
+    relay: &Neighbour,
+    request: &str,
+    waiting: &mut dyn FnMut() -> ControlFlow<()>,
+) -> Result<String, Failure> {
     let failed = |error: &io::Error| {
         let what = format!("the relay in process {} cannot be reached", relay.pid);
         match error.kind() {
@@ -46,14 +63,20 @@ pub(super) fn ask(relay: &Neighbour, request: &str) -> Result<String, Failure> {
             _ => Failure::io(what, error, "Its log says whether it could open its socket in the data folder."),
         }
     };
-    let exchange = || -> io::Result<String> {
+    let mut exchange = || -> io::Result<String> {
         let mut stream = UnixStream::connect(relay.desk())?;
-        stream.set_read_timeout(Some(PATIENCE))?;
+        stream.set_read_timeout(Some(LOOK))?;
         stream.set_write_timeout(Some(PATIENCE))?;
         write!(stream, "{request} HTTP/1.1\r\nHost: relay\r\nConnection: close\r\nContent-Length: 0\r\n\r\n")?;
-        let mut answer = String::new();
-        stream.take(LONGEST).read_to_string(&mut answer)?;
-        Ok(answer)
+        let (mut stream, mut answer) = (stream.take(LONGEST), Vec::new());
+        loop {
+            match stream.read_to_end(&mut answer) {
+                Ok(_) => return String::from_utf8(answer).map_err(|_| io::ErrorKind::InvalidData.into()),
+                // What came before that is in `answer`.
+                Err(error) if error.kind() != io::ErrorKind::WouldBlock || waiting().is_break() => return Err(error),
+                Err(_) => {}
+            }
+        }
     };
     let answer = exchange().map_err(|error| failed(&error))?;
     let (head, body) = answer.split_once("\r\n\r\n").unwrap_or_default();

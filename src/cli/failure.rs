@@ -117,6 +117,8 @@ impl From<StoreError> for Failure {
                     "Check that the folder exists, that you may write to it, and that there is room.",
                 );
             }
+            StoreError::InUse(_) => "Stop it, or wait for its end, then run this again.",
+            StoreError::Moved => "Run it again.",
             StoreError::Damaged(_) => RESCUE,
             StoreError::Lmdb(_) => "If this happens again, please report it with the lines above.",
         };

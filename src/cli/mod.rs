@@ -72,7 +72,7 @@ use crate::config::{LogFormat, LogLevel};
     about = "A Nostr relay in one file",
     long_about = "A Nostr relay in one file.\n\n\
         Without a command it serves: `ratite` listens on ws://127.0.0.1:7777 and keeps its events in ./ratite-data. Every other command works \
-        while the relay runs, except restore and compact, which replace the database.",
+        while the relay runs, except restore, which replaces the database.",
     after_help = "\
 Examples:
   ratite                               run the relay

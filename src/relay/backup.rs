@@ -193,7 +193,7 @@ pub fn make_if_due(
 }
 
 /// Has the copy written, which LMDB does in one go, on a thread of its own: nobody has to wait for it who wants to stop.
-fn write(store: &Store, copy: Copy, stop: &dyn Fn() -> bool) -> Result<Copy, BackupError> {
+pub(super) fn write(store: &Store, copy: Copy, stop: &dyn Fn() -> bool) -> Result<Copy, BackupError> {
     let copy = Arc::new(copy);
     let writer = std::thread::Builder::new().name("copy".to_owned()).spawn({
         let (store, copy) = (store.clone(), copy.clone());
@@ -216,7 +216,7 @@ fn write(store: &Store, copy: Copy, stop: &dyn Fn() -> bool) -> Result<Copy, Bac
 }
 
 /// Walks every table of the copy against every other; returns how many events it has.
-fn check(copy: &Copy, bytes: u64, stop: &dyn Fn() -> bool) -> Result<u64, BackupError> {
+pub(super) fn check(copy: &Copy, bytes: u64, stop: &dyn Fn() -> bool) -> Result<u64, BackupError> {
     const ROOM: u64 = 64 << 20;
     let store = copy.open(bytes.saturating_add(ROOM))?;
     let mut worked_since = Instant::now();
@@ -251,7 +251,7 @@ pub(super) fn keep(core: &Arc<Core>, stop: Receiver<()>) {
             continue;
         }
         let began = SystemTime::now();
-        match make_if_due(&core.store, config, now, &|| core.closed.load(Relaxed)) {
+        match make_if_due(&core.store(), config, now, &|| core.closed.load(Relaxed)) {
             Ok(made) => {
                 let mut state = lock(&core.backup);
                 if let Some(Made { file, events, bytes }) = made {

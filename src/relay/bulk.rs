@@ -59,7 +59,7 @@ impl Bookmarks {
         let mut bookmarks = Vec::with_capacity(self.waiting.len());
         for (key, place) in self.waiting.drain() {
             // One that cannot be read is not followed: it stays.
-            let sent = self.sent.entry(key).or_insert_with(|| core.store.bookmark(&key).unwrap_or_default());
+            let sent = self.sent.entry(key).or_insert_with(|| core.store().bookmark(&key).unwrap_or_default());
             bookmarks.push(Bookmark { key, place: place.clone(), after: sent.replace(place) });
         }
         bookmarks
@@ -169,7 +169,7 @@ pub(super) fn prepare_all(core: &Core, events: Vec<Event>, trusted: bool) -> Bat
 fn prepare(core: &Core, events: Vec<Result<Event, Outcome>>, trusted: bool) -> Batch {
     // What is stored needs no signature work; where there is none to save, the writer finds it.
     let ids = events.iter().flatten().map(|event| event.id);
-    let known = if trusted { Vec::new() } else { core.store.contains(ids).unwrap_or_default() };
+    let known = if trusted { Vec::new() } else { core.store().contains(ids).unwrap_or_default() };
     let mut known = known.into_iter();
     let lists = core.moderation.lists();
     let mut check = |event: Event| -> Result<Prepared, Outcome> {
@@ -189,7 +189,7 @@ fn prepare(core: &Core, events: Vec<Result<Event, Outcome>>, trusted: bool) -> B
                 .and_then(|()| event.check_signature())
                 .map_err(|error| Outcome::Refused(format!("invalid: {error}")))?;
         }
-        Ok(core.store.prepare(&event))
+        Ok(core.store().prepare(&event))
     };
     events.into_iter().map(|event| event.and_then(&mut check)).collect()
 }

@@ -8,6 +8,7 @@ use crossbeam_channel::{Receiver, RecvTimeoutError};
 
 use super::queue::{Task, ToWriter};
 use super::{Core, trouble};
+use crate::store::Store;
 
 /// Looks around ten times a second: other processes' commits are to be delivered soon, expired events to be removed
 /// soon, a failure to write noticed when it is over, readers of dead processes cleared now and then. `seen` is the last commit that
@@ -21,11 +22,11 @@ pub(super) fn run(core: &Arc<Core>, stop: Receiver<()>, mut seen: usize) {
             Err(RecvTimeoutError::Timeout) => {}
             _ => return,
         }
-        let commit = core.store.last_commit();
+        let commit = core.store().last_commit();
         if commit != seen {
             seen = commit;
             core.live.look();
-            match core.moderation.refresh(&core.store) {
+            match core.moderation.refresh(&core.store()) {
                 Ok(true) => core.unpublished.store(true, Relaxed),
                 Ok(false) => {}
                 Err(error) => tracing::warn!("reading the operator's lists failed: {error}"),
@@ -39,7 +40,7 @@ pub(super) fn run(core: &Arc<Core>, stop: Receiver<()>, mut seen: usize) {
         // Every second when something was written, and now and then because others use the disk as well.
         if tick % 10 == 0 && (measured != Some(commit) || tick % 100 == 0) {
             measured = Some(commit);
-            match core.store.occupancy() {
+            match core.store().occupancy() {
                 Ok(occupancy) => core.pulse.occupied(occupancy),
                 Err(error) => tracing::warn!("measuring the database failed: {error}"),
             }
@@ -47,7 +48,7 @@ pub(super) fn run(core: &Arc<Core>, stop: Receiver<()>, mut seen: usize) {
         // A look at each kind that is stored, of which there may be thousands.
         if tick % 100 == 0 && held != Some(commit) {
             held = Some(commit);
-            match core.store.info() {
+            match core.store().info() {
                 Ok(info) => core.pulse.holds(info.into()),
                 Err(error) => tracing::warn!("reading what is stored failed: {error}"),
             }
@@ -55,7 +56,7 @@ pub(super) fn run(core: &Arc<Core>, stop: Receiver<()>, mut seen: usize) {
         let now = core.settings().expiry_time();
         if now != swept_at {
             swept_at = now;
-            match core.store.has_expired(now) {
+            match core.store().has_expired(now) {
                 Ok(true) => drop(core.writer.send(ToWriter::Sweep)),
                 Ok(false) => {}
                 Err(error) => tracing::warn!("looking for expired events failed: {error}"),
@@ -63,7 +64,7 @@ pub(super) fn run(core: &Arc<Core>, stop: Receiver<()>, mut seen: usize) {
         }
         // A database of an older program has no statistics yet, or such as do not count any more.
         if !counted || tick % 600 == 599 {
-            counted = core.store.count_statistics().unwrap_or_else(|error| {
+            counted = core.write(Store::count_statistics).unwrap_or_else(|error| {
                 tracing::debug!("counting what is stored failed: {error}");
                 true
             });
@@ -75,7 +76,7 @@ pub(super) fn run(core: &Arc<Core>, stop: Receiver<()>, mut seen: usize) {
             let _ = core.writer.send(ToWriter::Probe);
         }
         if tick % 600 == 599
-            && let Err(error) = core.store.clear_stale_readers()
+            && let Err(error) = core.store().clear_stale_readers()
         {
             tracing::warn!("clearing stale readers failed: {error}");
         }

@@ -197,7 +197,7 @@ impl Live {
                 state.delivered
             };
             let mut events = Vec::new();
-            let next = core.store.log(from, &mut |seq, record| {
+            let next = core.store().log(from, &mut |seq, record| {
                 if seq >= to {
                     return ControlFlow::Break(());
                 }
@@ -334,7 +334,7 @@ pub(super) fn run(core: &Arc<Core>, queue: Receiver<Message>) {
                 Message::PassedOn(event) => round.add(live, event, Origin::Here),
                 Message::Look => {
                     round.deliver(core, Origin::Here);
-                    match core.store.next_seq() {
+                    match core.store().next_seq() {
                         Ok(next) => live.catch_up(core, next),
                         Err(error) => tracing::error!("reading the log for live delivery failed: {error}"),
                     }

@@ -93,7 +93,8 @@ pub(super) fn request(core: &Core, event: &Event, admission: Admission, reply: R
 
 /// Does a task, on the writer's thread. What is answered is on disk and in force.
 pub(super) fn run(core: &Core, task: Task) -> Result<Answer, StoreError> {
-    let mut batch = core.batch()?;
+    let store = core.store();
+    let mut batch = core.batch(&store)?;
     let (changes, answer) = plan(core, &batch, task)?;
     let mut told = Vec::new();
     for change in changes {
@@ -108,7 +109,7 @@ pub(super) fn run(core: &Core, task: Task) -> Result<Answer, StoreError> {
     if !up_to_date {
         core.unpublished.store(true, Relaxed);
     }
-    core.moderation.refresh(&core.store)?;
+    core.moderation.refresh(&store)?;
     if !told.is_empty() {
         core.live.committed(next_seq);
         core.live.send(live::Message::Committed(told));
@@ -328,7 +329,7 @@ fn protected_tags() -> Tags {
 }
 
 fn store(core: &Core, batch: &mut Batch<'_>, event: Event, told: &mut Vec<LiveEvent>) -> Result<(), StoreError> {
-    let event: Prepared = core.store.prepare(&event);
+    let event: Prepared = core.store().prepare(&event);
     if let Applied::Stored(seq) = batch.apply(&event)? {
         told.push(LiveEvent::new(Some(seq), event.into_record(), None));
     }

@@ -15,6 +15,7 @@ pub mod admin;
 pub mod backup;
 mod bulk;
 mod client;
+mod compact;
 mod figures;
 mod housekeeping;
 pub mod identity;
@@ -51,6 +52,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 pub use backup::BackupState;
 pub use bulk::{Bulk, Closed};
 pub use client::Client;
+pub use compact::{CompactError, Compacted, copy_in};
 pub use figures::{Counter, Events, Figures, Histogram, Messages, Observed, Verb};
 pub use live_event::LiveText;
 pub use outcome::Outcome;
@@ -142,7 +144,8 @@ pub struct Relay {
 
 /// What all threads of the core share.
 struct Core {
-    store: Store,
+    /// Another takes its place when it is compacted.
+    store: Swap<Store>,
     settings: Swap<Settings>,
     moderation: Arc<Moderation>,
     /// The relay's own key, once it has one.
@@ -164,6 +167,8 @@ struct Core {
     stop_retention: Sender<()>,
     stop_backups: Sender<()>,
     backup: Mutex<BackupState>,
+    /// Held by whoever compacts the database.
+    compacting: Mutex<()>,
     ceiling: retention::Ceiling,
     /// Bytes stored since the database was last measured against its ceiling.
     unmeasured: Mutex<u64>,
@@ -207,7 +212,7 @@ impl Relay {
             live: live::Live::new(store.next_seq()?, live_tx, Arc::clone(&figures)),
             shortage_told: AtomicU64::new(0),
             memory: memory::Pool::new(settings.limits.max_filter_bytes_total, settings.limits.max_filter_bytes),
-            store,
+            store: Swap::new(store),
             room: Arc::new(Semaphore::new(room_total)),
             room_total,
             verify: verify_tx,
@@ -218,6 +223,7 @@ impl Relay {
             stop_retention,
             stop_backups,
             backup: Mutex::default(),
+            compacting: Mutex::default(),
             ceiling: retention::Ceiling::default(),
             unmeasured: Mutex::new(0),
             closed: AtomicBool::new(false),
@@ -263,9 +269,9 @@ impl Relay {
         Ok(())
     }
 
-    /// The database.
-    pub fn store(&self) -> &Store {
-        &self.core.store
+    /// The database. Another file takes its place when it is compacted, so whoever works for long asks again.
+    pub fn store(&self) -> Arc<Store> {
+        self.core.store()
     }
 
     /// The settings in force.
@@ -278,7 +284,7 @@ impl Relay {
     /// changes.
     pub fn change_settings(&self, new: Settings) -> Result<(), IdentityError> {
         if new.membership.enabled && self.own_key().is_none() {
-            let identity = Identity::load_or_create(self.core.store.path())?;
+            let identity = Identity::load_or_create(self.core.store().path())?;
             // Another thread may have been faster, with the same file.
             let _ = self.core.identity.set(identity);
         }
@@ -350,7 +356,7 @@ impl Relay {
         loop {
             let mut ids: Vec<EventId> = Vec::new();
             let state =
-                scan.run(&self.core.store, self.core.settings().expiry_time(), Budget::COMMAND, &mut |record| {
+                scan.run(&self.core.store(), self.core.settings().expiry_time(), Budget::COMMAND, &mut |record| {
                     ids.push(record.id());
                     if ids.len() < CHUNK { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
                 })?;
@@ -368,7 +374,7 @@ impl Relay {
     /// Counts the stored events that match any of the filters, each once; `limit` is ignored (N45-04). Blocks.
     pub fn count(&self, filters: Vec<Filter>) -> Result<u64, RelayError> {
         let mut count = Count::new(filters);
-        while count.run(&self.core.store, self.core.settings().expiry_time(), Budget::COMMAND)? == Progress::More {}
+        while count.run(&self.core.store(), self.core.settings().expiry_time(), Budget::COMMAND)? == Progress::More {}
         Ok(count.found())
     }
 
@@ -469,6 +475,21 @@ impl Relay {
 }
 
 impl Core {
+    /// The database as it is now; to be kept for one piece of work, and no longer.
+    fn store(&self) -> Arc<Store> {
+        self.store.load()
+    }
+
+    /// Works on the database in a transaction of its own, on the new one if it moves meanwhile.
+    fn write<T>(&self, work: impl Fn(&Store) -> Result<T, StoreError>) -> Result<T, StoreError> {
+        loop {
+            match work(&self.store()) {
+                Err(StoreError::Moved) => {}
+                worked => return worked,
+            }
+        }
+    }
+
     /// The settings in force.
     fn settings(&self) -> Arc<Settings> {
         self.settings.load()
@@ -541,11 +562,11 @@ impl Core {
         self.identity.get().filter(|_| self.moderation.gate().enabled)
     }
 
-    /// Begins a write transaction under the rules in force.
-    fn batch(&self) -> Result<Batch<'_>, StoreError> {
+    /// Begins a write transaction under the rules in force. Only for the writer, on whose thread the database moves.
+    fn batch<'s>(&self, store: &'s Store) -> Result<Batch<'s>, StoreError> {
         let settings = self.settings();
         let Policy { deletion_requests: deletion, expiration, .. } = settings.policy;
-        Ok(self.store.batch(settings.clock.now())?.under(Rules { deletion, expiration }))
+        Ok(store.batch(settings.clock.now())?.under(Rules { deletion, expiration }))
     }
 
     /// Why the last write failed, if it did.

@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use crossbeam_channel::{Receiver, Sender};
 
-use super::Admission;
 use super::outcome::{Outcome, Reply};
+use super::{Admission, Core};
 use crate::nostr::{Event, EventId, PublicKey};
 use crate::store::{Bookmark, Change, Prepared, Seq, StoreError};
 
@@ -75,6 +75,9 @@ pub(super) enum Answer {
 /// Gets the answer to a task, after the commit.
 pub(super) type Told = Box<dyn FnOnce(Result<Answer, StoreError>) + Send>;
 
+/// What is done on the writer's thread.
+pub(super) type Work = Box<dyn FnOnce(&Core) + Send>;
+
 /// What the writer is told.
 pub(super) enum ToWriter {
     Events(Vec<Storable>),
@@ -105,6 +108,8 @@ pub(super) enum ToWriter {
         task: Task,
         done: Told,
     },
+    /// Whatever has to be done between two transactions.
+    Work(Work),
     /// Remove what has expired.
     Sweep,
     /// The last write failed: see whether there is room again.

@@ -83,7 +83,7 @@ fn work(
             let subscription = subscription.clone();
             let (mut messages, mut events) = (room(turn), 0);
             let first = scan.before().is_none();
-            let progress = scan.run(&core.store, core.settings().expiry_time(), turn.budget, &mut |record| {
+            let progress = scan.run(&core.store(), core.settings().expiry_time(), turn.budget, &mut |record| {
                 events += u64::from(append_record(&subscription, &mut messages, record));
                 if messages.len() < turn.bytes { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
             });
@@ -122,7 +122,7 @@ fn work(
             let (mut messages, mut seen, mut events) = (room(turn), 0u64, 0);
             let deadline = Instant::now() + turn.budget.time;
             let now = core.settings().expiry_time();
-            let next = core.store.log(*from, &mut |_, record| {
+            let next = core.store().log(*from, &mut |_, record| {
                 if subscription.wants(&record) && record.expiration().is_none_or(|at| at > now) {
                     events += u64::from(append_record(&subscription, &mut messages, &record));
                 }
@@ -146,7 +146,7 @@ fn work(
             }
         }
         Kind::Count { id, count } => {
-            let progress = count.run(&core.store, core.settings().expiry_time(), turn.budget);
+            let progress = count.run(&core.store(), core.settings().expiry_time(), turn.budget);
             match judge(core, progress, count.walked()) {
                 Ok(Progress::More) => return (Some(question), true),
                 Ok(Progress::Done) => {
@@ -159,7 +159,7 @@ fn work(
             (None, true)
         }
         Kind::Sketch { id, scan, count, sketch } => {
-            let progress = scan.run(&core.store, core.settings().expiry_time(), turn.budget, &mut |record| {
+            let progress = scan.run(&core.store(), core.settings().expiry_time(), turn.budget, &mut |record| {
                 *count += 1;
                 sketch.add(&record.pubkey());
                 ControlFlow::Continue(())

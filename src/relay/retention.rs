@@ -175,7 +175,7 @@ pub(super) enum Mode {
 /// too full for more. Called by the writer.
 pub(super) fn prune(core: &Core, seqs: &[u64], time: Duration) -> Result<Pruned, StoreError> {
     let began = Instant::now();
-    let (done, _) = core.store.remove_some(core.settings().clock.now(), seqs.len(), |batch, few| {
+    let (done, _) = core.store().remove_some(core.settings().clock.now(), seqs.len(), |batch, few| {
         // A transaction that found no room is begun again, smaller, and has its own time.
         let (began, mut done) = (Instant::now(), 0);
         for &seq in &seqs[..few] {
@@ -301,7 +301,7 @@ impl Run<'_> {
         let mut seen = seen;
         loop {
             let began = Instant::now();
-            let state = survey.run(&self.core.store, self.budget(), &mut |doomed| gathered.push(doomed))?;
+            let state = survey.run(&self.core.store(), self.budget(), &mut |doomed| gathered.push(doomed))?;
             self.rest(began.elapsed());
             if self.is_to_end(survey.thousandths()) {
                 return Ok(ControlFlow::Break(()));
@@ -328,7 +328,7 @@ impl Run<'_> {
         const ENDED: Result<ControlFlow<(), bool>, RelayError> = Ok(ControlFlow::Break(()));
         let mut surplus = Surplus::new(terms.clone());
         loop {
-            let used = self.core.ceiling.measure(&self.core.store, self.core.settings().retention.config.max_size)?;
+            let used = self.core.ceiling.measure(&self.core.store(), self.core.settings().retention.config.max_size)?;
             if used <= goal {
                 return Ok(ControlFlow::Continue(true));
             }
@@ -338,7 +338,7 @@ impl Run<'_> {
             let mut state = Progress::More;
             while state == Progress::More && (gathered.is_empty() || bytes < wanted && gathered.len() < GATHERED) {
                 let began = Instant::now();
-                state = surplus.run(&self.core.store, self.budget(), &mut |doomed| {
+                state = surplus.run(&self.core.store(), self.budget(), &mut |doomed| {
                     bytes += doomed.bytes;
                     gathered.push(doomed);
                     if bytes < wanted && gathered.len() < GATHERED {
@@ -382,7 +382,7 @@ impl Run<'_> {
         let mut bytes = 0;
         loop {
             let (scale, mut found) = (self.scale, Amount::default());
-            let state = surplus.run(&self.core.store, self.budget(), &mut |doomed| {
+            let state = surplus.run(&self.core.store(), self.budget(), &mut |doomed| {
                 if bytes >= wanted {
                     return ControlFlow::Break(());
                 }
@@ -435,10 +435,10 @@ pub(super) fn run(core: &Core, mode: Mode, watch: &mut Watch<'_>) -> Result<Plan
     let settings = core.settings();
     let (terms, retention) = (terms(core), &settings.retention);
     let rules = terms.rules().iter().map(|rule| (rule.to_string(), Amount::default())).collect();
-    let plan = Plan { rules, used: core.store.used_bytes()?, ..Plan::default() };
+    let plan = Plan { rules, used: core.store().used_bytes()?, ..Plan::default() };
     // The watch is borrowed for the run only; the run is over when this function returns.
     let mut told = |thousandths, amount| watch(thousandths, amount);
-    let scale = core.store.bytes_per_record_byte()?;
+    let scale = core.store().bytes_per_record_byte()?;
     let mut run = Run { core, mode, pace: Pace::new(mode), scale, plan, watch: &mut told };
     let looks = mode == Mode::Look;
     let mut seen = Seen::default();
@@ -451,7 +451,7 @@ pub(super) fn run(core: &Core, mode: Mode, watch: &mut Watch<'_>) -> Result<Plan
         let (high, low) = (retention.high_water(), retention.low_water());
         if looks {
             flow = run.count_surplus(&terms, high, low, &seen)?;
-        } else if core.store.used_bytes()? > high {
+        } else if core.store().used_bytes()? > high {
             flow = match run.shrink(&terms, low)? {
                 ControlFlow::Continue(_) => ControlFlow::Continue(()),
                 ControlFlow::Break(()) => ControlFlow::Break(()),
@@ -468,7 +468,7 @@ pub(super) fn run(core: &Core, mode: Mode, watch: &mut Watch<'_>) -> Result<Plan
 
 /// Keeps what a run found or did, for all who want to know.
 fn report(core: &Core, plan: &Plan, looks: bool) -> Result<(), RelayError> {
-    let before = core.store.retention_report()?.unwrap_or_default();
+    let before = core.store().retention_report()?.unwrap_or_default();
     let mut rules = plan.rules.clone();
     if core.settings().retention.config.max_size > 0 {
         rules.push((CEILING.to_owned(), plan.ceiling));
@@ -482,7 +482,7 @@ fn report(core: &Core, plan: &Plan, looks: bool) -> Result<(), RelayError> {
         RuleReport { rule, due: if looks { amount } else { Amount::default() }, removed }
     });
     let report = RetentionReport { at: core.settings().clock.now(), rules: rules.collect() };
-    match core.store.keep_retention_report(&report) {
+    match core.write(|store| store.keep_retention_report(&report)) {
         // Where there is no room for it, it is all the more important to go on and make some.
         Err(StoreError::Full) => Ok(()),
         kept => Ok(kept?),
@@ -542,7 +542,7 @@ fn look_at_ceiling(core: &Core) -> Result<(), RelayError> {
     let settings = core.settings();
     let retention = &settings.retention;
     let ceiling = &core.ceiling;
-    let used = ceiling.measure(&core.store, retention.config.max_size)?;
+    let used = ceiling.measure(&core.store(), retention.config.max_size)?;
     let over = used > retention.high_water();
     if !over || !retention.config.apply {
         ceiling.hopeless.store(over, Relaxed);
@@ -551,7 +551,7 @@ fn look_at_ceiling(core: &Core) -> Result<(), RelayError> {
     let rules = terms(core);
     let mode = Mode::Gentle;
     let plan = Plan { used, ..Plan::default() };
-    let scale = core.store.bytes_per_record_byte()?;
+    let scale = core.store().bytes_per_record_byte()?;
     let mut nobody = |_, _| ControlFlow::Continue(());
     let mut run = Run { core, mode, pace: Pace::new(mode), scale, plan, watch: &mut nobody };
     let reached = run.shrink(&rules, retention.low_water())?;
@@ -572,12 +572,12 @@ fn look_at_ceiling(core: &Core) -> Result<(), RelayError> {
             bytes = removed.bytes,
             "retention: removed the oldest events, the database came close to retention.max_size"
         );
-        let mut report = core.store.retention_report()?.unwrap_or_default();
+        let mut report = core.store().retention_report()?.unwrap_or_default();
         match report.rules.iter_mut().find(|known| known.rule == CEILING) {
             Some(known) => known.removed += removed,
             None => report.rules.push(RuleReport { rule: CEILING.into(), removed, ..RuleReport::default() }),
         }
-        core.store.keep_retention_report(&report)?;
+        core.write(|store| store.keep_retention_report(&report))?;
     }
     Ok(())
 }
@@ -585,7 +585,7 @@ fn look_at_ceiling(core: &Core) -> Result<(), RelayError> {
 fn forget_authors(core: &Core) -> Result<(), StoreError> {
     let mut last = None;
     loop {
-        last = core.store.forget_authors(last, AUTHORS)?;
+        last = core.write(|store| store.forget_authors(last, AUTHORS))?;
         if last.is_none() || core.closed.load(Relaxed) {
             return Ok(());
         }
@@ -616,7 +616,7 @@ pub(super) fn note_stored(core: &Core, bytes: usize) {
     *unmeasured += bytes as u64;
     if *unmeasured >= (max_size / 200).max(1 << 18) {
         *unmeasured = 0;
-        if let Err(error) = core.ceiling.measure(&core.store, max_size) {
+        if let Err(error) = core.ceiling.measure(&core.store(), max_size) {
             tracing::warn!("the size of the database cannot be measured: {error}");
         }
     }

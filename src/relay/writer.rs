@@ -14,7 +14,7 @@ use super::queue::{Batch, Done, Storable, ToWriter};
 use super::trouble::Say;
 use super::{Core, limits, live, membership, retention};
 use crate::nostr::{EventFields, EventId, Kind};
-use crate::store::{self, Applied, Bookmark, Prepared, StoreError};
+use crate::store::{self, Applied, Bookmark, Prepared, Store, StoreError};
 
 /// What one transaction takes at most from the queue.
 const MAX_EVENTS: usize = 1000;
@@ -62,7 +62,7 @@ fn turn(core: &Core, first: ToWriter, queue: &Receiver<ToWriter>) -> (Option<ToW
     let (mut incoming, mut removals, mut sweep, mut probe) = (Vec::new(), Vec::new(), false, false);
     let mut pings = Vec::new();
     let (mut left_over, mut end, mut bytes, mut lists) = (None, false, 0, Vec::new());
-    let mut prunes = Vec::new();
+    let (mut prunes, mut works) = (Vec::new(), Vec::new());
     let mut next = Some(first);
     while let Some(message) = next {
         match message {
@@ -73,6 +73,7 @@ fn turn(core: &Core, first: ToWriter, queue: &Receiver<ToWriter>) -> (Option<ToW
             ToWriter::Remove { ids, done } => removals.push((ids, done)),
             ToWriter::Lists { task, done } => lists.push((task, done)),
             ToWriter::Prune { seqs, time, done } => prunes.push((seqs, time, done)),
+            ToWriter::Work(work) => works.push(work),
             ToWriter::Sweep => sweep = true,
             ToWriter::Probe => probe = true,
             ToWriter::Ping(done) => pings.push(done),
@@ -111,16 +112,19 @@ fn turn(core: &Core, first: ToWriter, queue: &Receiver<ToWriter>) -> (Option<ToW
     }
     if sweep {
         let now = core.settings().expiry_time();
-        let swept = core.store.remove_some(now, SWEEP, |batch, limit| batch.remove_expired(limit));
+        let swept = core.store().remove_some(now, SWEEP, |batch, limit| batch.remove_expired(limit));
         probe |= swept.is_ok();
         note_failure(core, swept.as_ref().err());
     }
     if probe && core.write_failure().is_some() {
-        match core.store.has_room() {
+        match core.store().has_room() {
             Ok(true) => note_success(core),
             Ok(false) => {}
             Err(error) => note_failure(core, Some(&error)),
         }
+    }
+    for work in works {
+        work(core);
     }
     for ping in pings {
         let _ = ping.send(());
@@ -131,9 +135,10 @@ fn turn(core: &Core, first: ToWriter, queue: &Receiver<ToWriter>) -> (Option<ToW
 /// Stores batches of the bulk door together, this one and those that follow, until they come to enough or something else is to be
 /// done, which is returned.
 fn bulk(core: &Core, first: ToWriter, queue: &Receiver<ToWriter>) -> Option<ToWriter> {
-    let empty = core.settings().alone && core.store.is_empty().unwrap_or(false);
+    let store = core.store();
+    let empty = core.settings().alone && store.is_empty().unwrap_or(false);
     let enough = if empty { FIRST_BULK_BYTES } else { BULK_BYTES };
-    let mut load = Load::default();
+    let mut load = Load { store: &store, waiting: Vec::new(), transaction: None, applied: Vec::new() };
     let mut bytes = 0;
     let mut next = Some(first);
     let left_over = loop {
@@ -158,23 +163,23 @@ fn bulk(core: &Core, first: ToWriter, queue: &Receiver<ToWriter>) -> Option<ToWr
     // The pages that so large a transaction replaced are room for the next one, not for the one after it: a growing database would
     // carry them along twice.
     if !empty && bytes >= MAX_BYTES {
-        let _ = core.store.age_free_pages();
+        let _ = store.age_free_pages();
     }
     left_over
 }
 
 /// Batches of the bulk door on their way into a transaction, or into a few when they replace much of what is stored.
-#[derive(Default)]
-struct Load<'c> {
+struct Load<'s> {
+    store: &'s Store,
     waiting: Vec<(Batch, Vec<Bookmark>, Done)>,
-    transaction: Option<Result<store::Batch<'c>, StoreError>>,
+    transaction: Option<Result<store::Batch<'s>, StoreError>>,
     /// `Err` is settled, `Ok` is true if the transaction is committed.
     applied: Vec<(Done, Vec<Result<Outcome, Outcome>>)>,
 }
 
-impl<'c> Load<'c> {
+impl Load<'_> {
     /// Applies what waits. After a fault there is no transaction any more, and no outcome counts.
-    fn apply(&mut self, core: &'c Core) {
+    fn apply(&mut self, core: &Core) {
         for (batch, bookmarks, done) in std::mem::take(&mut self.waiting) {
             self.applied.push((done, Vec::with_capacity(batch.len())));
             for item in batch {
@@ -191,8 +196,8 @@ impl<'c> Load<'c> {
     }
 
     /// Notes how far somebody has read, with the last of what he read.
-    fn set(&mut self, core: &'c Core, bookmark: &Bookmark) {
-        let transaction = self.transaction.get_or_insert_with(|| core.batch());
+    fn set(&mut self, core: &Core, bookmark: &Bookmark) {
+        let transaction = self.transaction.get_or_insert_with(|| core.batch(self.store));
         if let Ok(open) = transaction
             && let Err(error) = open.set_bookmark(bookmark)
         {
@@ -200,8 +205,8 @@ impl<'c> Load<'c> {
         }
     }
 
-    fn apply_one(&mut self, core: &'c Core, event: &Prepared) -> Outcome {
-        let transaction = self.transaction.get_or_insert_with(|| core.batch());
+    fn apply_one(&mut self, core: &Core, event: &Prepared) -> Outcome {
+        let transaction = self.transaction.get_or_insert_with(|| core.batch(self.store));
         let applied = match transaction {
             Ok(open) => open.apply(event),
             Err(_) => return Outcome::Stored,
@@ -241,7 +246,7 @@ impl<'c> Load<'c> {
     }
 
     /// Commits what is left, and tells everybody.
-    fn finish(mut self, core: &'c Core) {
+    fn finish(mut self, core: &Core) {
         self.apply(core);
         self.commit(core);
         for (done, outcomes) in self.applied {
@@ -258,9 +263,9 @@ fn failed(error: &StoreError) -> Outcome {
 
 /// Has the database's reserve grow with it. False when it did not grow to its full size.
 fn look_after_reserve(core: &Core) -> bool {
-    let short = || core.store.reserve_is_short();
+    let short = || core.store().reserve_is_short();
     let grown = short().and_then(|is_short| match is_short {
-        true => core.store.fill_reserve().and_then(|()| short()).map(|short| !short),
+        true => core.store().fill_reserve().and_then(|()| short()).map(|short| !short),
         false => Ok(true),
     });
     grown.unwrap_or_else(|error| {
@@ -319,7 +324,8 @@ fn store(
 ) -> Result<(), StoreError> {
     let (began, count) = (Instant::now(), incoming.len());
     // After a fault there is no batch any more, and nothing of what is said here will be answered.
-    let mut batch = core.batch();
+    let store = core.store();
+    let mut batch = core.batch(&store);
     let lists = core.moderation.lists();
     for storable in incoming {
         let Storable { event, authenticated, admission, reply } = storable;
@@ -365,7 +371,7 @@ fn remove(core: &Core, ids: &[EventId]) -> Result<u64, StoreError> {
     let now = core.settings().clock.now();
     let (mut left, mut step, mut removed) = (ids, ids.len(), 0);
     while !left.is_empty() {
-        let (count, done) = core.store.remove_some(now, step.min(left.len()), |batch, few| {
+        let (count, done) = core.store().remove_some(now, step.min(left.len()), |batch, few| {
             left[..few].iter().try_fold(0, |count, id| Ok(count + u64::from(batch.remove_id(id)?)))
         })?;
         removed += count;

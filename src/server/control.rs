@@ -8,9 +8,11 @@
 //! | `GET /health`, `/health/live`, `/health/ready` | as on the public doors |
 //! | `GET /stats.json` | figures for people (socket only) |
 //! | `POST /reload` | reads the configuration again and says what came of it (socket only) |
+//! | `POST /compact` | compacts the database and says what came of it (socket only); whoever hangs up before the end stops it |
 
 use std::convert::Infallible;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -20,6 +22,7 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
+use serde_json::json;
 use tokio::sync::{Semaphore, oneshot, watch};
 use tokio::time::sleep;
 
@@ -28,6 +31,7 @@ use super::doors::Stage;
 use super::insight::Insight;
 use super::reload::AskReload;
 use super::socket::{Listener, Socket};
+use crate::relay::Relay;
 
 /// Connections that are served at once: a few monitors, each with one.
 const CONNECTIONS: usize = 32;
@@ -44,6 +48,8 @@ pub(super) struct Desk {
     pub token: Token,
     /// The socket in the data folder: who reaches it may know everything, and have the configuration read again.
     pub reload: Option<AskReload>,
+    /// The same: who may have its database compacted.
+    pub compact: Option<Relay>,
 }
 
 /// Serves on a listener until the stage goes beyond `last`.
@@ -84,6 +90,35 @@ async fn reload(desk: &Desk) -> Response<Full<Bytes>> {
     }
 }
 
+/// Has the database compacted.
+async fn compact(desk: &Desk) -> Response<Full<Bytes>> {
+    /// Set when nobody waits for the answer any more.
+    #[derive(Default)]
+    struct Gone(Arc<AtomicBool>);
+    impl Drop for Gone {
+        fn drop(&mut self) {
+            self.0.store(true, Relaxed);
+        }
+    }
+    let (gone, (done, outcome)) = (Gone::default(), oneshot::channel());
+    let started = desk.compact.clone().map(|relay| {
+        let gone = Arc::clone(&gone.0);
+        // A thread of its own: it may take an hour.
+        let work = move || drop(done.send(relay.compact(&|| gone.load(Relaxed))));
+        std::thread::Builder::new().name("compact".to_owned()).spawn(work)
+    });
+    let outcome = match started {
+        Some(Ok(_)) => outcome.await.ok(),
+        _ => None,
+    };
+    let body = match outcome {
+        Some(Ok(compacted)) => json!({ "compacted": compacted }),
+        Some(Err(error)) => json!({ "problem": error.to_string() }),
+        None => return text(StatusCode::SERVICE_UNAVAILABLE, "The relay cannot do that now.\n"),
+    };
+    answer(StatusCode::OK, "application/json", body.to_string().into())
+}
+
 async fn connection(socket: Socket, desk: &Desk) {
     let service =
         service_fn(|request: Request<Incoming>| async move { Ok::<_, Infallible>(respond(desk, &request).await) });
@@ -110,6 +145,7 @@ async fn respond(desk: &Desk, request: &Request<Incoming>) -> Response<Full<Byte
             answer(StatusCode::OK, "application/json", desk.insight.figures().to_string().into())
         }
         "/reload" if desk.reload.is_some() && *request.method() == Method::POST => reload(desk).await,
+        "/compact" if desk.compact.is_some() && *request.method() == Method::POST => compact(desk).await,
         "/metrics" | "/health" | "/health/live" | "/health/ready" => {
             text(StatusCode::METHOD_NOT_ALLOWED, "Not with this method.\n")
         }

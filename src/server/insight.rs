@@ -43,6 +43,14 @@ pub(super) struct Live {
     pub kinds: Vec<(u16, u64)>,
     /// `created_at` of the oldest event.
     pub oldest: Option<u64>,
+    /// The same of the newest.
+    pub newest: Option<u64>,
+    /// Bytes of the database's file, and of those that are free.
+    pub file_bytes: (u64, u64),
+    /// Bytes of each table that has any, the largest first.
+    pub tables: Vec<(&'static str, u64)>,
+    /// What each rule of retention would free now: events and bytes.
+    pub due: Vec<(String, u64, u64)>,
 }
 
 impl Insight for Vitals {
@@ -149,8 +157,15 @@ impl Insight for Vitals {
 
     fn live(&self) -> Live {
         let stats = self.relay.stats();
-        let Holdings { kinds, oldest, .. } = self.relay.holdings();
+        let Holdings { kinds, oldest, newest, tables, retention, .. } = self.relay.holdings();
         let kinds = kinds.into_iter().take(SHOWN).map(|kind| (kind.kind, kind.events)).collect();
-        Live { events: stats.occupancy.events, clients: self.registry.len(), minutes: stats.minutes, kinds, oldest }
+        let mut tables: Vec<_> =
+            tables.into_iter().map(|table| (table.name, table.bytes)).filter(|(_, bytes)| *bytes > 0).collect();
+        tables.sort_by_key(|(_, bytes)| std::cmp::Reverse(*bytes));
+        let rules = retention.into_iter().flat_map(|report| report.rules);
+        let due = rules.map(|rule| (rule.rule, rule.due.events, rule.due.bytes)).collect();
+        let (events, file_bytes) = (stats.occupancy.events, (stats.occupancy.file_bytes, stats.occupancy.free_bytes));
+        let (clients, minutes) = (self.registry.len(), stats.minutes);
+        Live { events, clients, minutes, kinds, oldest, newest, file_bytes, tables, due }
     }
 }

@@ -370,7 +370,7 @@ impl Server {
         let site = Site::new(config, Arc::clone(&insight), token.clone())
             .map_err(ServerError::Pages)?
             .of(relay.clone(), Arc::clone(&memory));
-        let desk = Arc::new(Desk { insight: Arc::clone(&insight), token: token.clone(), reload: None });
+        let desk = Arc::new(Desk { insight: Arc::clone(&insight), token: token.clone(), reload: None, compact: None });
         for monitor in monitors {
             tokio::spawn(control::serve(monitor, Arc::clone(&desk), watched.clone(), Stage::Open));
         }
@@ -442,11 +442,12 @@ impl Server {
         ask
     }
 
-    /// Opens the operator's door at this path. Who comes through it may `reload`.
+    /// Opens the operator's door at this path. Who comes through it may `reload`, and have the database compacted.
     fn open_desk(&self, path: &Path, reload: AskReload) -> io::Result<()> {
         // Whoever left a socket here is dead: the lock file beside it is ours.
         let listener = bind::bind_unix(path, 0o600, true)?;
-        let desk = Desk { insight: Arc::clone(&self.vitals) as _, token: Token::default(), reload: Some(reload) };
+        let (insight, relay) = (Arc::clone(&self.vitals) as _, self.shared.relay.clone());
+        let desk = Desk { insight, token: Token::default(), reload: Some(reload), compact: Some(relay) };
         // Open to the end: who wants to know how the handing over goes asks here.
         tokio::spawn(control::serve(listener, Arc::new(desk), self.stage.subscribe(), Stage::HandingOver));
         Ok(())

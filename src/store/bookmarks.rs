@@ -42,7 +42,7 @@ impl Store {
         if !keys.iter().map(there).collect::<Result<Vec<bool>, _>>()?.contains(&true) {
             return Ok(());
         }
-        let mut txn = self.env().write_txn()?;
+        let mut txn = self.write_txn()?;
         for key in keys {
             self.tables().meta.delete(&mut txn, &name(key))?;
         }

@@ -64,6 +64,18 @@ impl Copy {
         self.folder.join(open::FILE)
     }
 
+    /// The folder.
+    pub(super) fn folder(&self) -> &Path {
+        &self.folder
+    }
+
+    /// Removes what is left of the folder when its file has been given another name.
+    pub(super) fn put_by_others(self) {
+        if let Err(error) = fs::remove_dir_all(&self.folder) {
+            tracing::warn!("{} cannot be removed: {error}", self.folder.display());
+        }
+    }
+
     /// Creates that file, readable to its owner only: it holds private messages too.
     pub fn create(&self) -> Result<File, StoreError> {
         let mut options = File::options();
@@ -73,7 +85,7 @@ impl Copy {
 
     /// Opens it, to see whether it is whole.
     pub fn open(&self, map_size: u64) -> Result<Store, StoreError> {
-        Store::open_existing(&self.folder, map_size).map_err(|error| match error {
+        Store::open_claimed(&self.folder, map_size).map_err(|error| match error {
             StoreError::Full => self.failed(io::ErrorKind::StorageFull.into()),
             // For the few bytes that it takes to open it.
             StoreError::Open { source, .. } if is_disk_full(&source) => self.failed(source),
@@ -140,7 +152,12 @@ pub fn user(folder: &Path) -> Result<Option<u32>, StoreError> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         Err(error) => return Err(failed(error)),
     };
-    let lock = fcntl_getlk(&file, &Flock::from(FlockType::WriteLock)).map_err(|error| failed(error.into()))?;
+    holder(&file).map_err(failed)
+}
+
+/// Another process that has a claim on this lock file of LMDB's.
+pub(super) fn holder(lock_file: &File) -> io::Result<Option<u32>> {
+    let lock = fcntl_getlk(lock_file, &Flock::from(FlockType::WriteLock))?;
     Ok(lock.map(|lock| lock.pid.map_or(0, |pid| pid.as_raw_nonzero().get() as u32)))
 }
 
@@ -157,6 +174,11 @@ pub fn last_commit(file: &Path) -> Option<u64> {
 pub fn replace(folder: &Path, copy: Copy, kept: &Path) -> Result<(), StoreError> {
     let failed = |source| StoreError::Open { path: folder.into(), source };
     let place = folder.join(open::FILE);
+    let _door = open::Door::close(folder);
+    // Whoever came before the door was closed is here now.
+    if let Some(pid) = user(folder)? {
+        return Err(StoreError::InUse(pid));
+    }
     forget_other_names(folder, &place).map_err(failed)?;
     // Where a file cannot have two names, it has none for a moment.
     let named = fs::hard_link(&place, kept).or_else(|_| fs::rename(&place, kept));

@@ -19,6 +19,7 @@ mod pending;
 mod plan;
 mod prepare;
 mod record;
+mod renewal;
 mod reserve;
 mod retention;
 mod scan;
@@ -28,9 +29,11 @@ mod statistics;
 mod tombstone;
 
 use std::collections::BTreeSet;
+use std::fs::File;
 use std::io;
 use std::ops::{Bound, ControlFlow};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use heed::{Env, MdbError, RoTxn, RwTxn, WithoutTls};
@@ -45,11 +48,13 @@ pub use maintain::{Occupancy, Stage, StoreInfo, TableInfo, Verified, VerifyRepor
 pub use plan::Access;
 pub use prepare::Prepared;
 pub use record::{Record, encode};
+pub use renewal::Renewal;
 pub use retention::{Amount, Doomed, RetentionReport, RuleReport, Surplus, Survey, Terms};
 pub use scan::{Budget, Progress, Scan};
 pub use statistics::{KindInfo, Statistics};
 
 use keys::KeyHasher;
+use open::Claim;
 use schema::Tables;
 
 /// What can go wrong with the database.
@@ -103,6 +108,12 @@ pub enum StoreError {
     /// Something in the file is not as it was written; the rest may still be read.
     #[error("the database is damaged: {0}")]
     Damaged(String),
+    /// Another process has the database open where nobody else may.
+    #[error("process {0} uses the database as well")]
+    InUse(u32),
+    /// A compacted copy has taken the place of this file: nothing may be written to it any more. It works with the new one.
+    #[error("the database has moved to a new file")]
+    Moved,
     /// Any other fault of LMDB.
     #[error("the database reports: {0}")]
     Lmdb(heed::Error),
@@ -141,6 +152,11 @@ struct Inner {
     path: PathBuf,
     /// Numbers of the events whose records could not be read, as far as anybody asked for them.
     damaged: Mutex<BTreeSet<Seq>>,
+    /// Another file has taken the place of this one, see [`renewal`].
+    moved: AtomicBool,
+    /// LMDB's lock file, to see who else has it. Closing it gives up this process's own claims, so it stands below `env`, which is closed
+    /// before it. `None` where it cannot be opened.
+    lock_file: Option<File>,
 }
 
 /// Damaged records that are remembered, and those that are named in the log.
@@ -153,7 +169,7 @@ impl Store {
     pub fn open(path: &Path, map_size: u64) -> Result<Store, StoreError> {
         open::look(path)?;
         std::fs::create_dir_all(path).map_err(|source| StoreError::Open { path: path.into(), source })?;
-        Store::with_tables(path, map_size, |env| match schema::open(env)? {
+        Store::with_tables(path, map_size, Claim::Shared, |env| match schema::open(env)? {
             Some(tables) => Ok(tables),
             None => schema::create(env),
         })
@@ -161,10 +177,19 @@ impl Store {
 
     /// Opens a database that exists already, or says that there is none.
     pub fn open_existing(path: &Path, map_size: u64) -> Result<Store, StoreError> {
+        Store::open_as(path, map_size, Claim::Shared)
+    }
+
+    /// The same in a folder that this process has locked.
+    fn open_claimed(path: &Path, map_size: u64) -> Result<Store, StoreError> {
+        Store::open_as(path, map_size, Claim::Held)
+    }
+
+    fn open_as(path: &Path, map_size: u64, claim: Claim) -> Result<Store, StoreError> {
         if !open::look(path)? {
             return Err(StoreError::Missing(path.into()));
         }
-        Store::with_tables(path, map_size, |env| match schema::open(env)? {
+        Store::with_tables(path, map_size, claim, |env| match schema::open(env)? {
             Some(tables) => Ok(tables),
             // Tables that came later are created.
             None if schema::is_ours(env)? => schema::create(env),
@@ -175,9 +200,10 @@ impl Store {
     fn with_tables(
         path: &Path,
         map_size: u64,
+        claim: Claim,
         tables: impl FnOnce(&Env<WithoutTls>) -> Result<Tables, StoreError>,
     ) -> Result<Store, StoreError> {
-        let opened = open::open(path, map_size).and_then(|env| {
+        let opened = open::open(path, map_size, claim).and_then(|env| {
             let tables = tables(&env)?;
             Store::begin(env, tables, path)
         });
@@ -221,7 +247,9 @@ impl Store {
         // Slots of processes that died would pin pages for ever.
         env.clear_stale_readers()?;
         let (owners, damaged) = Default::default();
-        Ok(Store { inner: Arc::new(Inner { env, tables, hasher, owners, every_d, path: path.into(), damaged }) })
+        let lock_file = File::options().read(true).write(true).open(path.join(open::LOCK_FILE)).ok();
+        let (path, moved) = (path.into(), AtomicBool::new(false));
+        Ok(Store { inner: Arc::new(Inner { env, tables, hasher, owners, every_d, path, damaged, moved, lock_file }) })
     }
 
     /// The folder the database lies in.
@@ -352,6 +380,12 @@ impl Store {
 
     fn hasher(&self) -> &KeyHasher {
         &self.inner.hasher
+    }
+
+    /// Waits for the write lock. The database may have moved meanwhile.
+    fn write_txn(&self) -> Result<RwTxn<'_>, StoreError> {
+        let txn = self.env().write_txn()?;
+        if self.inner.moved.load(Relaxed) { Err(StoreError::Moved) } else { Ok(txn) }
     }
 
     fn commit(&self, txn: RwTxn<'_>) -> Result<(), StoreError> {

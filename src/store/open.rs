@@ -8,7 +8,7 @@ use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
 
 use heed::{Env, EnvOpenOptions, MdbError, WithoutTls};
-use rustix::fs::{FallocateFlags, fallocate};
+use rustix::fs::{FallocateFlags, FlockOperation, fallocate, flock};
 use rustix::process::{Resource, getrlimit};
 
 use super::sound::{self, Depth};
@@ -55,10 +55,41 @@ fn unusable(path: &Path, fault: String) -> StoreError {
     StoreError::Unusable { path: path.into(), fault }
 }
 
+/// Who may come to the database in a folder.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Claim {
+    /// Everybody.
+    Shared,
+    /// Nobody but this process, which has locked the folder.
+    Held,
+}
+
+/// The door to a folder: whoever opens the database in it holds it for that moment, whoever puts another file in its place holds it
+/// alone, so that nobody opens the lock file of the one and the data of the other. On a file system that knows no such locks there is none.
+pub struct Door(#[allow(dead_code, reason = "the lock lasts as long as the file is open")] Option<File>);
+
+impl Door {
+    /// Waits until nobody puts another file there.
+    fn pass(path: &Path) -> Door {
+        Door::lock(path, FlockOperation::LockShared)
+    }
+
+    /// Waits until nobody is in it, and keeps everybody out.
+    pub fn close(path: &Path) -> Door {
+        Door::lock(path, FlockOperation::LockExclusive)
+    }
+
+    fn lock(path: &Path, how: FlockOperation) -> Door {
+        Door(File::open(path).ok().filter(|folder| flock(folder, how).is_ok()))
+    }
+}
+
 /// Opens the environment in folder `path`, which must exist.
-pub fn open(path: &Path, map_size: u64) -> Result<Env<WithoutTls>, StoreError> {
+pub fn open(path: &Path, map_size: u64, claim: Claim) -> Result<Env<WithoutTls>, StoreError> {
+    let door = (claim == Claim::Shared).then(|| Door::pass(path));
     allocate_lock_file(path)?;
     let env = reserve(path, map_size)?;
+    drop(door);
     let file = env.try_clone_inner_file()?;
     let page_size = env.unnamed_database_stat().page_size as usize;
     let mut found = Found(None);

@@ -85,6 +85,18 @@ impl Store {
             expiration,
         }
     }
+
+    /// The same of a record.
+    pub(super) fn prepare_record(&self, record: &Record<'_>) -> Prepared {
+        let address = address_stem(self.hasher(), record.kind(), &record.pubkey(), || record.identifier());
+        Prepared {
+            record: record.as_bytes().into(),
+            stems: keys::tag_stems(self.hasher(), record).into_boxed_slice(),
+            address,
+            further: further_stems(self, record, address).into_boxed_slice(),
+            expiration: record.expiration(),
+        }
+    }
 }
 
 /// The stem under which an event stands in `addresses`; `None` for kinds that are never replaced. Replaceable kinds ignore `d` (N01-40).

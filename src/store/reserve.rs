@@ -188,7 +188,7 @@ impl Store {
     }
 
     fn write(&self, work: impl FnOnce(&mut RwTxn<'_>) -> Result<(), StoreError>) -> Result<(), StoreError> {
-        let mut txn = self.env().write_txn()?;
+        let mut txn = self.write_txn()?;
         work(&mut txn)?;
         self.commit(txn)
     }

@@ -414,7 +414,7 @@ impl Store {
 
     /// Keeps what retention found.
     pub fn keep_retention_report(&self, report: &RetentionReport) -> Result<(), StoreError> {
-        let mut txn = self.env().write_txn()?;
+        let mut txn = self.write_txn()?;
         write_meta(self.tables(), &mut txn, REPORT, report)?;
         self.commit(txn)
     }
@@ -448,7 +448,7 @@ impl Store {
         }
         drop(txn);
         if !gone.is_empty() {
-            let mut txn = self.env().write_txn()?;
+            let mut txn = self.write_txn()?;
             for key in gone {
                 // He may have come back in the meantime.
                 if !self.has_events(&txn, &key)? {

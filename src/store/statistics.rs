@@ -193,7 +193,7 @@ impl Store {
             return Ok(true);
         }
         drop(txn);
-        let mut txn = self.env().write_txn()?;
+        let mut txn = self.write_txn()?;
         let next = next_seq(self.tables(), &txn)?;
         let mut tally = Tally::begin(self, &txn, next)?;
         let began = Instant::now();

@@ -449,7 +449,7 @@ fn n43_01_n43_06_members_codes_and_the_key_outlive_the_relay_and_other_processes
         let filter = ratite::nostr::Filter::parse(filter.as_bytes()).expect("a filter");
         let mut found = false;
         let mut scan = ratite::store::Scan::new(vec![filter], ratite::store::Order::NewestFirst);
-        scan.run(relay.store(), now(), ratite::store::Budget::COMMAND, &mut |record| {
+        scan.run(&relay.store(), now(), ratite::store::Budget::COMMAND, &mut |record| {
             let event = record.to_event().expect("an event");
             found = tags(&event).iter().any(|tag| tag.get(1).is_some_and(|value| value == key));
             std::ops::ControlFlow::Continue(())

@@ -207,7 +207,7 @@ fn reported(relay: &Relay, params: &[Value]) -> Result<Value, String> {
     let mut named: Vec<(EventId, String)> = Vec::new();
     let now = relay.settings().expiry_time();
     loop {
-        let state = scan.run(relay.store(), now, Budget::COMMAND, &mut |report| {
+        let state = scan.run(&relay.store(), now, Budget::COMMAND, &mut |report| {
             for (id, reason) in report.to_event().iter().flat_map(accusations) {
                 if !named.iter().any(|(known, _)| *known == id) {
                     named.push((id, reason));

@@ -115,15 +115,45 @@ impl Landing {
     }
 }
 
-/// What is stored, in a sentence; empty when nothing is.
+/// What is stored, what it takes up, and what the rules of retention would free, in a paragraph each; empty when nothing is stored.
 fn stored(live: &Live) -> String {
+    // Whoever dates an event chooses the number.
+    let date = |time: u64| {
+        let date = humantime::format_rfc3339_seconds(UNIX_EPOCH + Duration::from_secs(time.min(u64::from(u32::MAX))));
+        date.to_string().split('T').next().unwrap_or_default().to_owned()
+    };
     let kinds: Vec<String> =
         live.kinds.iter().map(|(kind, events)| format!("{} of kind {kind}", grouped(*events))).collect();
-    let Some(oldest) = live.oldest.filter(|_| !kinds.is_empty()) else { return String::new() };
-    // Whoever dates an event chooses the number.
-    let date = UNIX_EPOCH + Duration::from_secs(oldest.min(u64::from(u32::MAX)));
-    let date = humantime::format_rfc3339_seconds(date).to_string();
-    format!("Stored: {}; the oldest event is of {}.", kinds.join(", "), date.split('T').next().unwrap_or_default())
+    let (Some(oldest), Some(newest), false) = (live.oldest, live.newest, kinds.is_empty()) else {
+        return String::new();
+    };
+    let mut paragraphs = vec![format!(
+        "Stored: {}; the oldest event is of {}, the newest of {}.",
+        kinds.join(", "),
+        date(oldest),
+        date(newest)
+    )];
+    let tables: Vec<String> = live.tables.iter().map(|(name, bytes)| format!("{name} {}", megabytes(*bytes))).collect();
+    let (file, free) = live.file_bytes;
+    let tables = tables.join(", ");
+    paragraphs.push(format!(
+        "The database takes {}, of which {} are free; {tables}.",
+        megabytes(file),
+        megabytes(free)
+    ));
+    let told = |(rule, events, bytes): &(String, u64, u64)| {
+        format!("{} events, {}, by the rule “{}”", grouped(*events), megabytes(*bytes), escape(rule))
+    };
+    let due: Vec<String> = live.due.iter().map(told).collect();
+    if !due.is_empty() {
+        paragraphs.push(format!("To go: {}.", due.join("; ")));
+    }
+    paragraphs.iter().map(|paragraph| format!("<p>{paragraph}</p>\n")).collect()
+}
+
+/// Bytes in megabytes, two digits behind the point.
+fn megabytes(bytes: u64) -> String {
+    format!("{}.{:02} MB", grouped(bytes / 1_000_000), bytes % 1_000_000 / 10_000)
 }
 
 /// Whether there is such a picture.
@@ -370,6 +400,10 @@ mod tests {
             minutes: vec![0, 23, 46],
             kinds: vec![(1, 700_000), (7, 1_234)],
             oldest: Some(1_700_000_000),
+            newest: Some(1_800_000_000),
+            file_bytes: (1_234_567_890, 20_000),
+            tables: vec![("events", 800_000_000), ("tags", 9_999)],
+            due: vec![("others 7: 90d".into(), 1_000, 1_500_000), ("all: <1d".into(), 0, 0)],
         };
         let page = page_of(&Config::default()).render("h", &live, true);
         for part in [
@@ -378,7 +412,9 @@ mod tests {
             "<dd id=\"minute\">46</dd>",
             "d=\"M232 48v-23h3v23zM236 48v-46h3v46z\"",
             "over the last hour, 46 at most.",
-            "<p>Stored: 700,000 of kind 1, 1,234 of kind 7; the oldest event is of 2023-11-14.</p>",
+            "<p>Stored: 700,000 of kind 1, 1,234 of kind 7; the oldest event is of 2023-11-14, the newest of 2027-01-15.</p>",
+            "<p>The database takes 1,234.56 MB, of which 0.02 MB are free; events 800.00 MB, tags 0.00 MB.</p>",
+            "<p>To go: 1,000 events, 1.50 MB, by the rule “others 7: 90d”; 0 events, 0.00 MB, by the rule “all: &lt;1d”.</p>",
             "Only those who are on its list may publish.",
             "Private messages are given only to those they concern.",
         ] {

@@ -214,3 +214,23 @@ fn a_full_disk_can_be_verified_and_pruned() {
     disk.relieve();
     assert_eq!(run(&place, &["verify"]).code, 0);
 }
+
+#[test]
+fn an_import_that_fills_the_disk_says_so_and_goes_on_when_there_is_room() {
+    let Some((place, disk)) = on_small_disk() else { return };
+    let before = events(&place);
+    let content = "y".repeat(60_000);
+    let more = (0..300).map(|n| json(&sign(2, 1_800_000_000 + n, 1, &[], &format!("{n}{content}"))) + "\n");
+    place.write("more.jsonl", more.collect::<String>());
+    disk.leave(6 << 20);
+    let ended = run(&place, &["import", "more.jsonl"]);
+    assert_eq!(ended.code, 1);
+    assert!(ended.err.contains("\nerror: events could not be stored: the database is full"), "{}", ended.err);
+    // What was there is there, and of the new ones none in part.
+    let there = events(&place);
+    assert!(there.len() < 700 && before.iter().all(|event| there.contains(event)), "{} are there", there.len());
+    assert_eq!(run(&place, &["verify", "--deep"]).code, 0);
+    disk.relieve();
+    assert_eq!(run(&place, &["import", "more.jsonl"]).code, 0);
+    assert_eq!((events(&place).len(), run(&place, &["verify"]).code), (700, 0));
+}

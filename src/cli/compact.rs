@@ -108,7 +108,7 @@ fn online(args: &CompactArgs, globals: &Globals, relay: &Neighbour, started: Ins
     // The relay must have it for itself.
     drop(store);
     let stop = Stop::on_signals();
-    let mut progress = Progress::new("bytes written", Some(bytes));
+    let mut progress = Progress::of_bytes("written", bytes);
     let answer = desk::ask_patiently(relay, "POST /compact", &mut || {
         let written = copy_in(data).and_then(|file| fs::metadata(file).ok()).map_or(0, |metadata| metadata.len());
         progress.at(written, written);

@@ -258,7 +258,9 @@ impl Events {
             self.shape.write(&self.row, &mut self.lines)?;
         }
         self.lines.push(b'\n');
-        let share = self.row.number.clamp(0, self.last) as f64 / self.last.max(1) as f64;
+        // Numbers may be negative, the last one too.
+        let last = self.last.max(1);
+        let share = self.row.number.clamp(0, last) as f64 / last as f64;
         self.tell((self.bytes as f64 * share) as u64);
         Ok(true)
     }

@@ -169,14 +169,14 @@ pub(super) fn prepare_all(core: &Core, events: Vec<Event>, trusted: bool) -> Bat
 fn prepare(core: &Core, events: Vec<Result<Event, Outcome>>, trusted: bool) -> Batch {
     // What is stored needs no signature work; where there is none to save, the writer finds it.
     let ids = events.iter().flatten().map(|event| event.id);
-    let known = if trusted { Vec::new() } else { core.store().contains(ids).unwrap_or_default() };
+    // Once for the slice, not for each of its events: other threads take these too.
+    let (store, settings) = (core.store(), core.settings());
+    let known = if trusted { Vec::new() } else { store.contains(ids).unwrap_or_default() };
     let mut known = known.into_iter();
     let lists = core.moderation.lists();
     let mut check = |event: Event| -> Result<Prepared, Outcome> {
         let known = known.next().unwrap_or(false);
-        limits::check_rules(&event, &core.settings(), None)
-            .and_then(|()| lists.check(&event))
-            .map_err(Outcome::Refused)?;
+        limits::check_rules(&event, &settings, None).and_then(|()| lists.check(&event)).map_err(Outcome::Refused)?;
         if known {
             return Err(Outcome::Duplicate);
         }
@@ -189,7 +189,7 @@ fn prepare(core: &Core, events: Vec<Result<Event, Outcome>>, trusted: bool) -> B
                 .and_then(|()| event.check_signature())
                 .map_err(|error| Outcome::Refused(format!("invalid: {error}")))?;
         }
-        Ok(core.store().prepare(&event))
+        Ok(store.prepare(&event))
     };
     events.into_iter().map(|event| event.and_then(&mut check)).collect()
 }

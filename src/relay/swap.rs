@@ -1,4 +1,4 @@
-//! A value that is replaced as a whole while others use it: the settings in force.
+//! A value that is replaced as a whole while others use it, such as the settings in force or the database.
 
 use std::sync::{Arc, PoisonError, RwLock};
 

@@ -40,8 +40,10 @@ fn round(core: &Arc<Core>, jobs: &mut Vec<Published>) {
     if jobs.is_empty() {
         return;
     }
+    // Once for all of them: the threads below would take turns at its lock.
+    let store = core.store();
     // Most of what arrives was sent by others before: an id that is stored needs no signature work.
-    let known = core.store().contains(jobs.iter().map(|job| job.event.id)).unwrap_or_else(|error| {
+    let known = store.contains(jobs.iter().map(|job| job.event.id)).unwrap_or_else(|error| {
         tracing::warn!("looking for known events failed: {error}");
         vec![false; jobs.len()]
     });
@@ -55,7 +57,7 @@ fn round(core: &Arc<Core>, jobs: &mut Vec<Published>) {
         }
     }
     let verify = |job: Published| match job.event.check_signature() {
-        Ok(()) => Some((core.store().prepare(&job.event), job.authenticated, job.admission, job.reply)),
+        Ok(()) => Some((store.prepare(&job.event), job.authenticated, job.admission, job.reply)),
         Err(error) => {
             job.reply.send(Outcome::Refused(format!("invalid: {error}")));
             None

@@ -40,8 +40,7 @@ const WITHOUT: [(std::ops::RangeInclusive<u32>, &str); 1] =
 
 /// Not a test: the relay of a table, in a process of its own. What starts it says which.
 #[test]
-// Run by itself it would have no table to serve: the tests of the tables run it in a process of its own, with `--ignored`.
-#[ignore = "it is started by the others"]
+#[ignore = "no test, but the process of a relay: the tests of the tables start it with --ignored, and it has nothing to serve without them"]
 fn relay_of_a_table() {
     if let Ok(name) = std::env::var(relay::VARIABLE) {
         let table = TABLES.into_iter().find(|table| table.name == name).expect("a table");

@@ -12,6 +12,7 @@ use std::path::Path;
 use chromium::{Browser, Tab};
 use ratite::config::{Config, Sources, load};
 use serde_json::Value;
+use tempfile::TempDir;
 use wire::{TestRelay, event, eventually};
 
 /// A PNG with a gradient.
@@ -63,6 +64,13 @@ fn relay(folder: &Path) -> TestRelay {
     TestRelay::with(|config| config.info = info)
 }
 
+/// A folder, a relay in it that has all there is to show, and a browser; `None` where there is none.
+fn opened() -> Option<(TempDir, TestRelay, Browser)> {
+    let folder = chromium::is_here().then(|| tempfile::tempdir().unwrap())?;
+    let relay = relay(folder.path());
+    Some((folder, relay, Browser::start()))
+}
+
 fn home(relay: &TestRelay) -> String {
     format!("http://{}/", relay.address)
 }
@@ -112,11 +120,7 @@ const CONTRAST: &str = "(() => {
 
 #[test]
 fn the_page_is_quiet_and_fits_phones_and_desks_light_and_dark() {
-    if !chromium::is_here() {
-        return;
-    }
-    let folder = tempfile::tempdir().unwrap();
-    let (relay, mut browser) = (relay(folder.path()), Browser::start());
+    let Some((_folder, relay, mut browser)) = opened() else { return };
     let home = home(&relay);
     let mut papers = Vec::new();
     for (name, width, height) in [("phone", 360, 740), ("small", 320, 480), ("desk", 1280, 900)] {
@@ -187,11 +191,7 @@ fn whatever_an_operator_writes_fits_the_smallest_phone() {
 
 #[test]
 fn figures_change_while_one_looks() {
-    if !chromium::is_here() {
-        return;
-    }
-    let folder = tempfile::tempdir().unwrap();
-    let (relay, mut browser) = (relay(folder.path()), Browser::start());
+    let Some((_folder, relay, mut browser)) = opened() else { return };
     let home = home(&relay);
     let mut tab = browser.tab(800, 900, "light");
     tab.open(&home);
@@ -239,11 +239,7 @@ fn figures_change_while_one_looks() {
 
 #[test]
 fn all_of_it_can_be_reached_without_a_mouse_and_heard() {
-    if !chromium::is_here() {
-        return;
-    }
-    let folder = tempfile::tempdir().unwrap();
-    let (relay, mut browser) = (relay(folder.path()), Browser::start());
+    let Some((_folder, relay, mut browser)) = opened() else { return };
     let home = home(&relay);
     let mut tab = browser.tab(800, 900, "light");
     tab.open(&home);
@@ -300,11 +296,7 @@ fn all_of_it_can_be_reached_without_a_mouse_and_heard() {
 
 #[test]
 fn without_javascript_nothing_is_missing() {
-    if !chromium::is_here() {
-        return;
-    }
-    let folder = tempfile::tempdir().unwrap();
-    let (relay, mut browser) = (relay(folder.path()), Browser::start());
+    let Some((_folder, relay, mut browser)) = opened() else { return };
     let mut socket = relay.connect();
     socket.publish(&event(1, 1, "counted"));
     assert_eq!(socket.hear()[2], true);
@@ -328,12 +320,8 @@ fn without_javascript_nothing_is_missing() {
 
 #[test]
 fn what_the_page_may_not_do_shows() {
-    if !chromium::is_here() {
-        return;
-    }
     // So that the tests above would notice: the same page does something that its policy forbids.
-    let folder = tempfile::tempdir().unwrap();
-    let (relay, mut browser) = (relay(folder.path()), Browser::start());
+    let Some((_folder, relay, mut browser)) = opened() else { return };
     let mut tab = browser.tab(800, 900, "light");
     tab.open(&home(&relay));
     tab.value("document.body.appendChild(Object.assign(new Image(), { src: 'http://127.0.0.1:9/x.png' })), 0");

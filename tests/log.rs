@@ -257,7 +257,9 @@ fn misbehave(relay: &RelayProcess, _: &Path) {
         turn = turn.wrapping_add(1);
         let event = sign(1 + turn % 200, 20_002, now(), &[], &MARK.repeat(3_500));
         socket.publish(&event);
-        assert_eq!(socket.hears("OK", &event.id.to_string())[2], true);
+        let answer = socket.hears("OK", &event.id.to_string());
+        // Nobody hears it when the only subscriber has just been sent away, which is counted a moment later.
+        assert!(answer[2] == true || answer[3].as_str().unwrap().starts_with("mute:"), "{answer}");
         too_slow(address)
     });
 }

@@ -199,6 +199,12 @@ impl Outbox {
         self.hard
     }
 
+    /// Notes that the connection's task is awake and will look at the books before it sleeps: what comes in meanwhile, its own answers above
+    /// all, need not wake it. To wake a task that runs has it run once more, and another thread of the runtime woken to help.
+    pub(super) fn attend(&self) {
+        self.lock().waiting = false;
+    }
+
     /// Bytes not yet taken by the kernel.
     pub(super) fn waiting(&self) -> usize {
         self.lock().bytes

@@ -243,6 +243,7 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin> Session<'a, S> {
     fn poll_incoming(&mut self, cx: &mut Context<'_>) -> Poll<Option<Turn>> {
         let Session { io, decoder, unread, peer, last_heard, ping_sent, .. } = self;
         if !unread.is_empty() {
+            peer.outbox.attend();
             let mut bytes = std::mem::take(unread);
             return Poll::Ready(peer.digest(cx, decoder, &mut bytes, unread));
         }
@@ -252,6 +253,7 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin> Session<'a, S> {
             }
             *last_heard = Instant::now();
             *ping_sent = None;
+            peer.outbox.attend();
             peer.digest(cx, decoder, bytes, unread)
         }));
         Poll::Ready(turn.unwrap_or(Some(Turn::End(End::Gone))))

@@ -190,7 +190,9 @@ impl Client {
             None => (None, true),
         });
         match turn {
-            Some((unfinished, room)) => peer.end_turn(unfinished, room),
+            Some((unfinished, room)) => {
+                peer.end_turn(unfinished, room, false);
+            }
             None => peer.give_back(question),
         }
     }

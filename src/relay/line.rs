@@ -33,6 +33,11 @@ impl<T> Line<T> {
         None
     }
 
+    /// Whether somebody waits.
+    pub fn is_held_up(&self) -> bool {
+        !lock(&self.state).waiting.is_empty()
+    }
+
     /// One of those that were let through is back: who is returned goes through in its place.
     pub fn next(&self) -> Option<T> {
         let mut state = lock(&self.state);
@@ -54,10 +59,12 @@ mod tests {
     fn so_many_go_through_and_the_others_in_their_order() {
         let line = Line::new(2);
         assert_eq!((line.come(1), line.come(2), line.come(3), line.come(4)), (Some(1), Some(2), None, None));
+        assert!(line.is_held_up());
         assert_eq!(line.next(), Some(3));
         assert_eq!(line.come(5), None);
         assert_eq!((line.next(), line.next()), (Some(4), Some(5)));
         // Two of the three are still beyond.
+        assert!(!line.is_held_up());
         assert_eq!((line.next(), line.come(6)), (None, Some(6)));
         assert_eq!((line.next(), line.next()), (None, None));
         assert_eq!((line.come(7), line.come(8), line.come(9)), (Some(7), Some(8), None));

@@ -312,6 +312,11 @@ impl Peer {
         }
     }
 
+    /// Whether others of its group wait until it has left its reader.
+    pub fn holds_up_others(&self) -> bool {
+        self.group.get().is_some_and(|group| group.line.is_held_up())
+    }
+
     /// A reader is done with this peer for now: the next one of its group may take its place.
     pub fn leave_reader(&self) {
         let next = self.group.get().and_then(|group| group.line.next());
@@ -334,8 +339,9 @@ impl Peer {
     }
 
     /// Ends a turn: an unfinished question goes behind the few that take turns in the peer's own line, the peer to the back of
-    /// everybody's. A question that holds much goes before the others: it is finished before they begin to hold anything.
-    pub fn end_turn(self: &Arc<Self>, unfinished: Option<Question>, room: bool) {
+    /// everybody's, or on to its next turn at once if whoever works for it may `stay`: then true is returned, and the turn is claimed. A question
+    /// that holds much goes before the others: it is finished before they begin to hold anything.
+    pub fn end_turn(self: &Arc<Self>, unfinished: Option<Question>, room: bool, stay: bool) -> bool {
         let unfinished = unfinished.and_then(|mut question| match question.hold(&self.memory) {
             Ok(bytes) => Some((question, bytes)),
             Err(shortage) => {
@@ -352,6 +358,10 @@ impl Peer {
             questions.waiting.insert(if bytes > LARGE { 0 } else { line.min(TAKING_TURNS - 1) }, question);
         }
         let room = room || questions.resumed;
-        questions.state = if room { self.next_turn(&mut questions) } else { Turn::Paused };
+        let stays = room && stay && !questions.waiting.is_empty();
+        if !stays {
+            questions.state = if room { self.next_turn(&mut questions) } else { Turn::Paused };
+        }
+        stays
     }
 }

@@ -37,9 +37,13 @@ pub(super) const IN_PLACE: Turn =
 /// A thread of the pool: takes peers that have questions, until it gets `None`.
 pub(super) fn run(core: &Core, queue: Receiver<Option<Arc<Peer>>>) {
     while let Ok(Some(peer)) = queue.recv() {
-        if let Some(question) = peer.next_question() {
+        while let Some(question) = peer.next_question() {
             let (unfinished, room) = slice(core, &peer, question, SLICE);
-            peer.end_turn(unfinished, room);
+            // While nobody else waits, the way through the queue would lead to another reader, which had to be woken for it.
+            let nobody_waits = queue.is_empty() && !peer.holds_up_others();
+            if !peer.end_turn(unfinished, room, nobody_waits) {
+                break;
+            }
         }
         peer.leave_reader();
     }

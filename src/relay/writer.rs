@@ -17,7 +17,7 @@ use crate::nostr::{EventFields, EventId, Kind};
 use crate::store::{self, Applied, Bookmark, Prepared, Store, StoreError};
 
 /// What one transaction takes at most from the queue.
-const MAX_EVENTS: usize = 1000;
+const MAX_EVENTS: usize = 4000;
 const MAX_BYTES: usize = 4 << 20;
 
 /// Expired events removed in one transaction.

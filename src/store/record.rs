@@ -101,29 +101,26 @@ impl<'a> Record<'a> {
     #[must_use]
     pub fn write_json(&self, out: &mut Vec<u8>) -> bool {
         let start = out.len();
-        out.reserve(self.bytes.len() * 2);
-        out.extend_from_slice(b"{\"id\":");
-        write_hex32(out, &self.array(ID));
-        out.extend_from_slice(b",\"pubkey\":");
-        write_hex32(out, &self.array(PUBKEY));
-        out.extend_from_slice(b",\"created_at\":");
+        out.reserve(self.bytes.len() * 2 + HEAD.len());
+        out.extend_from_slice(HEAD);
+        // Neither can fail: the room is exactly what the digits need.
+        let _ = const_hex::encode_to_slice(self.array::<32>(ID), &mut out[start + HEAD_ID..][..64]);
+        let _ = const_hex::encode_to_slice(self.array::<32>(PUBKEY), &mut out[start + HEAD_PUBKEY..][..64]);
         out.extend_from_slice(itoa::Buffer::new().format(self.created_at()).as_bytes());
         out.extend_from_slice(b",\"kind\":");
         out.extend_from_slice(itoa::Buffer::new().format(self.kind().0).as_bytes());
         out.extend_from_slice(b",\"tags\":");
         let mut body = self.body();
-        if body.write_tags(out).is_none() {
-            return false;
-        }
+        let Some(mut ascii) = body.write_tags(out) else { return false };
         out.extend_from_slice(b",\"content\":");
         let Some(Piece::Text(content)) = body.piece() else { return false };
-        json::write_text(out, &body.bytes[content.start..], content.len());
+        ascii &= json::write_text(out, &body.bytes[content.start..], content.len());
         out.extend_from_slice(b",\"sig\":\"");
         json::write_hex(out, &self.sig().0);
         out.extend_from_slice(b"\"}");
         // Strings were copied without a look at what they are; one look at all of them together is cheaper. What divides them is
         // ASCII, so that no damaged one can be made good by its neighbour.
-        body.is_at_end() && simdutf8::basic::from_utf8(&out[start..]).is_ok()
+        body.is_at_end() && (ascii || simdutf8::basic::from_utf8(&out[start..]).is_ok())
     }
 
     /// The event as a struct of its own; `None` when the record is damaged.
@@ -357,7 +354,9 @@ impl<'a> Reader<'a> {
         }
     }
 
-    fn write_tags(&mut self, out: &mut Vec<u8>) -> Option<()> {
+    /// Appends the tags; returns whether they are ASCII.
+    fn write_tags(&mut self, out: &mut Vec<u8>) -> Option<bool> {
+        let mut ascii = true;
         out.push(b'[');
         for i in 0..self.array_len()? {
             if let Some((name, bytes)) = self.short_tag() {
@@ -371,34 +370,44 @@ impl<'a> Reader<'a> {
                 }
                 match self.piece()? {
                     // What follows, the signature at the least, gives the writer its run-out.
-                    Piece::Text(text) => json::write_text(out, &self.bytes[text.start..], text.len()),
+                    Piece::Text(text) => ascii &= json::write_text(out, &self.bytes[text.start..], text.len()),
                     Piece::Hex(at) => write_hex32(out, self.bytes[at..].first_chunk()?),
                 }
             }
             out.push(b']');
         }
         out.push(b']');
-        Some(())
+        Some(ascii)
     }
 }
 
+/// What every event's text begins with, its id and its author left blank, and where they stand.
+const HEAD: &[u8; 162] = b"{\"id\":\"0000000000000000000000000000000000000000000000000000000000000000\",\
+\"pubkey\":\"0000000000000000000000000000000000000000000000000000000000000000\",\"created_at\":";
+const HEAD_ID: usize = 7;
+const HEAD_PUBKEY: usize = 83;
+
 /// Appends 64 hex digits in quotes.
 fn write_hex32(out: &mut Vec<u8>, bytes: &[u8; 32]) {
-    let mut text = [b'"'; 66];
+    let start = out.len();
+    out.extend_from_slice(&[b'"'; 66]);
     // Cannot fail: the room is exactly what the digits need.
-    let _ = const_hex::encode_to_slice(bytes, &mut text[1..65]);
-    out.extend_from_slice(&text);
+    let _ = const_hex::encode_to_slice(bytes, &mut out[start + 1..start + 65]);
 }
 
 /// Appends a tag of a letter and 64 hex digits, a comma before it unless it is the first.
 #[inline]
 fn write_short_tag(out: &mut Vec<u8>, first: bool, name: TagName, bytes: &[u8; 32]) {
-    let mut text = [b'"'; 73];
-    text[..7].copy_from_slice(&[b',', b'[', b'"', name.as_byte(), b'"', b',', b'"']);
+    if !first {
+        out.push(b',');
+    }
+    let start = out.len();
+    let mut text = [b'"'; 72];
+    text[..6].copy_from_slice(&[b'[', b'"', name.as_byte(), b'"', b',', b'"']);
+    text[71] = b']';
+    out.extend_from_slice(&text);
     // Cannot fail: the room is exactly what the digits need.
-    let _ = const_hex::encode_to_slice(bytes, &mut text[7..71]);
-    text[72] = b']';
-    out.extend_from_slice(&text[usize::from(first)..]);
+    let _ = const_hex::encode_to_slice(bytes, &mut out[start + 6..start + 70]);
 }
 
 #[cfg(test)]

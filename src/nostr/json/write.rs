@@ -1,9 +1,6 @@
 //! The writer of JSON in the canonical form that event ids are computed over.
 
-use super::special::special_bytes;
-
-/// Bytes that [`write_text`] looks at and copies in one step.
-const BLOCK: usize = 16;
+use super::special::{BLOCK, look, plain_run};
 
 /// Appends `text` as a JSON string, quotes included, in the canonical form that event ids are computed
 /// over: the seven two-character escapes of NIP-01, `\u00xx` for the other control characters, everything
@@ -13,12 +10,12 @@ pub fn write_string(out: &mut Vec<u8>, text: &str) {
 }
 
 /// Appends the first `len` bytes of `bytes` as [`write_string`] would if they were text; whether they are UTF-8 is the caller's
-/// business. What lies behind them does not matter, but strings are written fastest when at least [`BLOCK`] bytes do:
-/// then the last step, which for most strings is the only one, need not be cut to measure.
-pub(crate) fn write_text(out: &mut Vec<u8>, bytes: &[u8], len: usize) {
+/// business, but whether they are ASCII, and therefore text in any case, is returned. What lies behind them does not matter, but strings are
+/// written fastest when at least a block of bytes does: then the last step, which for most strings is the only one, need not be cut to measure.
+pub(crate) fn write_text(out: &mut Vec<u8>, bytes: &[u8], len: usize) -> bool {
     out.reserve(len + 2 + BLOCK);
     out.push(b'"');
-    let mut at = 0;
+    let (mut at, mut ascii) = (0, true);
     while at < len {
         let rest = &bytes[at..];
         let block = rest.first_chunk().copied().unwrap_or_else(|| {
@@ -29,25 +26,21 @@ pub(crate) fn write_text(out: &mut Vec<u8>, bytes: &[u8], len: usize) {
         // The whole block goes out; what turns out to be too much is taken back.
         let start = out.len();
         out.extend_from_slice(&block);
-        let plain = plain_in_block(&block).min(len - at);
-        at += plain;
-        if plain < BLOCK {
+        let left = (len - at).min(BLOCK);
+        let (special, is_ascii) = look(&block, left);
+        ascii &= is_ascii;
+        if special {
+            let plain = plain_run(&block, 0);
             out.truncate(start + plain);
-            if at < len {
-                write_escape(out, bytes[at]);
-                at += 1;
-            }
+            write_escape(out, block[plain]);
+            at += plain + 1;
+        } else {
+            out.truncate(start + left);
+            at += left;
         }
     }
     out.push(b'"');
-}
-
-/// How many bytes of a block stand before the first one that must be escaped.
-#[inline]
-fn plain_in_block(block: &[u8; BLOCK]) -> usize {
-    let words = u128::from_le_bytes(*block);
-    let special = u128::from(special_bytes((words >> 64) as u64)) << 64 | u128::from(special_bytes(words as u64));
-    special.trailing_zeros() as usize / 8
+    ascii
 }
 
 fn write_escape(out: &mut Vec<u8>, byte: u8) {
@@ -103,7 +96,7 @@ mod tests {
     fn n01_05_n01_06_n01_07_strings_are_escaped_wherever_a_block_ends() {
         for special in ['"', '\\', '\n', '\r', '\t', '\u{8}', '\u{c}', '\0', '\u{1f}', ' ', '\u{7f}', 'é', '€', '😀']
         {
-            for len in 0..50 {
+            for len in 0..70 {
                 for at in 0..=len {
                     let mut text = "x".repeat(len);
                     text.insert(at, special);
@@ -113,8 +106,10 @@ mod tests {
                         assert_eq!(out, format!("before{}", naive(&text)).into_bytes(), "{text:?}");
                         // What stands behind the text is no part of it.
                         let mut out = Vec::new();
-                        write_text(&mut out, format!("{text}\"\n{}", "y".repeat(20)).as_bytes(), text.len());
+                        let ascii =
+                            write_text(&mut out, format!("{text}\"\né{}", "y".repeat(40)).as_bytes(), text.len());
                         assert_eq!(out, naive(&text).into_bytes(), "{text:?}");
+                        assert_eq!(ascii, text.is_ascii(), "{text:?}");
                     }
                 }
             }

@@ -14,7 +14,7 @@ use super::record::Record;
 use super::schema::{Table, Tables};
 use crate::nostr::{EventFields, EventId};
 
-/// So many entries of `tags` are worth a thread that sorts them while the other tables are written: some milliseconds.
+/// So many entries are worth a thread that sorts them while other tables are written: some milliseconds.
 const SORTED_ASIDE: usize = 50_000;
 
 /// What a batch has stored and removed, but not yet written into `ids` and the indices.
@@ -69,17 +69,25 @@ impl Pending {
                 });
             }
         }
-        let [time, kinds, authors, mut tags] = std::mem::take(&mut self.puts);
+        let [time, mut kinds, mut authors, mut tags] = std::mem::take(&mut self.puts);
+        let mut ids: Vec<Short> = self.ids.drain().map(|(id, seq)| keys::stem_seq(&keys::id_stem(&id), seq)).collect();
+        // Without a thread it is done below.
+        std::thread::scope(|scope| {
+            if ids.len() >= SORTED_ASIDE {
+                let _ = std::thread::Builder::new().spawn_scoped(scope, || {
+                    kinds.sort_unstable();
+                    authors.sort_unstable();
+                    ids.sort_unstable();
+                });
+            }
+            self.write_index(Index::Time, tables, txn, time)
+        })?;
         std::thread::scope(|scope| {
             if tags.len() >= SORTED_ASIDE {
-                // Without a thread it is done below.
                 let _ = std::thread::Builder::new().spawn_scoped(scope, || tags.sort_unstable());
             }
-            for (index, puts) in [(Index::Time, time), (Index::Kinds, kinds), (Index::Authors, authors)] {
-                self.write_index(index, tables, txn, puts)?;
-            }
-            let mut ids: Vec<Short> =
-                self.ids.drain().map(|(id, seq)| keys::stem_seq(&keys::id_stem(&id), seq)).collect();
+            self.write_index(Index::Kinds, tables, txn, kinds)?;
+            self.write_index(Index::Authors, tables, txn, authors)?;
             ids.sort_unstable();
             put_sorted(tables.ids, txn, true, ids.into_iter().map(|key| (key, Short::EMPTY)))
         })?;

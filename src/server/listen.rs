@@ -94,7 +94,8 @@ impl Entrance {
         tokio::spawn(async move {
             if let Some(Greeted { upgraded, guest, host }) = greeting.await {
                 let Upgraded { stream, early, compression } = upgraded;
-                let mut session = Session::new(stream, &early, compression, host, guest, &shared);
+                let (stream, wire) = stream.part();
+                let mut session = Session::new(stream, wire, &early, compression, host, guest, &shared);
                 // The buffer of the handshake.
                 drop(early);
                 session.run().await;

@@ -29,6 +29,7 @@
 //! | `deflate` | permessage-deflate: what is agreed, compressing and inflating |
 //! | `batch` | messages in the order in which they leave |
 //! | `outbox` | what waits to be written to one connection |
+//! | `wire` | a plain connection to which two may write |
 //! | `stream` | reading without owning a buffer, hanging up |
 //! | `shared`, `registry` | what all connections have in common; who is connected |
 //! | `tls` | TLS: the relay's certificate, and handshakes |
@@ -75,6 +76,7 @@ mod tls;
 pub mod visit;
 mod visitor;
 mod vitals;
+mod wire;
 
 use std::convert::Infallible;
 use std::io;

@@ -1,8 +1,9 @@
 //! What waits to be written to one connection: bounded, shared with the core, emptied by the session.
 //!
 //! The core's threads put messages in and never wait; the connection's task takes them out in batches and writes
-//! each batch with few system calls. The bytes of a live event are shared by all who receive it, compressed ones
-//! by all who agreed to compression. At the bound nothing is dropped in silence: the connection is marked and closed.
+//! each batch with few system calls. While the task sleeps and nothing waits, answers are written by whoever brings them, which costs less
+//! than waking the task; what the kernel does not take then is the task's again. The bytes of a live event are shared by all who receive
+//! it, compressed ones by all who agreed to compression. At the bound nothing is dropped in silence: the connection is marked and closed.
 //!
 //! The outbox is also the task's bell: the server rings it to announce a shutdown.
 
@@ -17,6 +18,7 @@ use tokio::io::AsyncWrite;
 use super::batch::{Batch, MAX_SLICES, Queue};
 use super::deflate::{self, Agreement};
 use super::frame;
+use super::wire::Wire;
 use crate::relay::{LiveText, Sink};
 
 /// Above this many waiting bytes the core is asked for no more stored results.
@@ -39,6 +41,12 @@ struct State {
     queue: Queue,
     /// Bytes in `queue` and the batch being written.
     bytes: usize,
+    /// The connection, when others than its task may write to it.
+    wire: Option<Wire>,
+    /// The task holds bytes that come before all that is here.
+    writing: bool,
+    /// A batch that was begun here and is the task's to end.
+    begun: Option<Box<Batch>>,
     /// `send` said that there is no room: the core waits to be told otherwise.
     stalled: bool,
     overflowed: bool,
@@ -61,9 +69,40 @@ impl State {
         self.bytes -= self.queue.clear();
     }
 
-    /// The waker to ring after the lock is released, if the task sleeps for want of messages.
+    /// Whether there is something for the task to write.
+    fn is_queued(&self) -> bool {
+        self.begun.is_some() || !self.queue.is_empty()
+    }
+
+    /// The waker to ring after the lock is released, if the task sleeps for want of messages and there is one, or an end to announce.
     fn ring(&mut self) -> Option<Waker> {
-        if std::mem::take(&mut self.waiting) { self.waker.clone() } else { None }
+        if self.waiting && (self.is_queued() || self.overflowed) {
+            self.waiting = false;
+            return self.waker.clone();
+        }
+        None
+    }
+
+    /// Writes a batch of what waits, unless something comes before it that the task has taken already.
+    fn write_through(&mut self) {
+        let Some(wire) = self.wire.as_ref().filter(|_| !self.writing && self.begun.is_none()) else { return };
+        let mut batch = Batch::default();
+        batch.refill(&mut self.queue);
+        while !batch.is_empty() {
+            let mut slices = [IoSlice::new(&[]); MAX_SLICES];
+            let count = batch.slices(&mut slices);
+            match wire.try_write(&slices[..count]) {
+                Ok(written) if written > 0 => {
+                    self.bytes -= written;
+                    batch.advance(written);
+                }
+                // The kernel takes no more, or the connection is gone, which is the task's to find out.
+                _ => {
+                    self.begun = Some(Box::new(batch));
+                    return;
+                }
+            }
+        }
     }
 }
 
@@ -100,8 +139,9 @@ pub(super) struct Status {
 
 impl Outbox {
     /// An outbox that marks its connection for closing when more than `hard` bytes wait.
-    pub(super) fn new(hard: usize, compression: Option<Agreement>) -> Outbox {
-        Outbox { state: Mutex::default(), soft: SOFT_MARK.min(hard / 4), hard, compression }
+    pub(super) fn new(hard: usize, compression: Option<Agreement>, wire: Option<Wire>) -> Outbox {
+        let state = Mutex::new(State { wire, ..State::default() });
+        Outbox { state, soft: SOFT_MARK.min(hard / 4), hard, compression }
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -167,7 +207,26 @@ impl Outbox {
         let start = self.open(&mut buf);
         write(&mut buf);
         self.close(&mut buf, start);
-        self.send(buf);
+        self.put(buf, false);
+    }
+
+    /// Queues whole messages; with `through` they are written here if the task sleeps. Returns whether there is room for more.
+    fn put(&self, messages: Vec<u8>, through: bool) -> bool {
+        let (waker, room) = {
+            let mut state = self.lock();
+            if self.admit(&mut state, messages.len()) && !messages.is_empty() {
+                state.push(messages);
+                // One that is awake writes all that comes at once.
+                if through && state.waiting {
+                    state.write_through();
+                }
+            }
+            let room = !state.closed && !state.overflowed && state.bytes <= self.soft;
+            state.stalled |= !room;
+            (state.ring(), room)
+        };
+        wake(waker);
+        room
     }
 
     /// Queues the close frame that `write` appends, behind everything that waits, or in its stead. Nothing is
@@ -191,7 +250,7 @@ impl Outbox {
         let mut state = self.lock();
         state.closed = true;
         state.discard();
-        state.waker = None;
+        (state.waker, state.wire, state.begun) = (None, None, None);
     }
 
     /// Bytes above which the connection is given up.
@@ -226,7 +285,7 @@ impl Outbox {
         if !state.waker.as_ref().is_some_and(|waker| waker.will_wake(cx.waker())) {
             state.waker = Some(cx.waker().clone());
         }
-        let queued = !state.queue.is_empty();
+        let queued = state.is_queued();
         state.waiting = !queued;
         let resume = state.stalled && state.bytes <= self.soft / 2;
         state.stalled &= !resume;
@@ -247,7 +306,13 @@ impl Outbox {
             let full = {
                 let mut state = self.lock();
                 state.bytes -= written;
-                !batch.is_empty() || batch.refill(&mut state.queue)
+                if let Some(begun) = state.begun.take() {
+                    // The task had none of its own, or nobody else would have written.
+                    *batch = *begun;
+                }
+                let full = !batch.is_empty() || batch.refill(&mut state.queue);
+                state.writing = full;
+                full
             };
             if !full {
                 // TLS may hold back some of it still.
@@ -292,17 +357,7 @@ impl Sink for Outbox {
     }
 
     fn send(&self, messages: Vec<u8>) -> bool {
-        let (waker, room) = {
-            let mut state = self.lock();
-            if self.admit(&mut state, messages.len()) && !messages.is_empty() {
-                state.push(messages);
-            }
-            let room = !state.closed && !state.overflowed && state.bytes <= self.soft;
-            state.stalled |= !room;
-            (state.ring(), room)
-        };
-        wake(waker);
-        room
+        self.put(messages, true)
     }
 
     fn pack(&self, messages: Vec<u8>) -> Vec<u8> {

@@ -26,6 +26,7 @@ use super::outbox::{Outbox, Phase};
 use super::registry::{Counters, Ticket};
 use super::shared::Shared;
 use super::stream::{hang_up, poll_read_with};
+use super::wire::Wire;
 use crate::nostr::message::{write_closed, write_notice, write_ok};
 use crate::nostr::{ClientMessage, Event, EventId, Rejected, SubscriptionId};
 use crate::relay::{Admission, Client, Outcome, Relay, Verb};
@@ -92,10 +93,11 @@ pub(super) struct Session<'a, S> {
 }
 
 impl<'a, S: AsyncRead + AsyncWrite + Unpin> Session<'a, S> {
-    /// Begins a session of `guest`. `early` came behind the handshake, in which `compression` was agreed; `host` is where the
-    /// peer reached us, see [`Relay::connect`].
+    /// Begins a session of `guest`. `wire` is for its outbox, where others than the session can write; `early` came behind the handshake, in
+    /// which `compression` was agreed; `host` is where the peer reached us, see [`Relay::connect`].
     pub(super) fn new(
         io: S,
+        wire: Option<Wire>,
         early: &[u8],
         compression: Option<Agreement>,
         host: Option<Box<str>>,
@@ -103,7 +105,7 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin> Session<'a, S> {
         shared: &'a Shared,
     ) -> Session<'a, S> {
         let bounds = shared.terms.load().bounds;
-        let outbox = Arc::new(Outbox::new(bounds.outbox, compression));
+        let outbox = Arc::new(Outbox::new(bounds.outbox, compression, wire));
         let ticket = shared.registry.enter(Arc::clone(&outbox), guest.address());
         let client = shared.relay.connect(Arc::clone(&outbox) as _, host);
         if let Some(group) = guest.group() {
@@ -528,7 +530,7 @@ mod tests {
     fn an_idle_session_is_small() {
         // With its timer and its entry in the runtime this is what a connection costs in the server. Before growing it,
         // think of ten thousand of them.
-        let size = size_of::<Session<'_, super::super::socket::Socket>>();
+        let size = size_of::<Session<'_, super::super::tls::Stream>>();
         assert!(size <= 400, "{size} bytes");
     }
 }

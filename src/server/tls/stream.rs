@@ -11,6 +11,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio_rustls::server::TlsStream;
 
 use crate::server::socket::Socket;
+use crate::server::wire::{self, Half, Wire};
 
 /// An open connection.
 pub(in crate::server) enum Stream {
@@ -18,12 +19,28 @@ pub(in crate::server) enum Stream {
     Plain(Socket),
     /// Encrypted. Boxed: its state is large, and most of the time it just lies there.
     Tls(Box<TlsStream<Socket>>),
+    /// As it comes, and the outbox writes to it as well.
+    Parted(Half),
+}
+
+impl Stream {
+    /// What a session is to hold, and what its outbox may write to. Nobody but the session can encrypt.
+    pub(in crate::server) fn part(self) -> (Stream, Option<Wire>) {
+        match self {
+            Stream::Plain(socket) => {
+                let (half, wire) = wire::part(socket);
+                (Stream::Parted(half), Some(wire))
+            }
+            other => (other, None),
+        }
+    }
 }
 
 impl AsyncRead for Stream {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         match self.get_mut() {
             Stream::Plain(socket) => Pin::new(socket).poll_read(cx, buf),
+            Stream::Parted(half) => Pin::new(half).poll_read(cx, buf),
             Stream::Tls(stream) => Pin::new(stream).poll_read(cx, buf),
         }
     }
@@ -33,6 +50,7 @@ impl AsyncWrite for Stream {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         match self.get_mut() {
             Stream::Plain(socket) => Pin::new(socket).poll_write(cx, buf),
+            Stream::Parted(half) => Pin::new(half).poll_write(cx, buf),
             Stream::Tls(stream) => {
                 ready!(Pin::new(&mut *stream).poll_flush(cx))?;
                 Pin::new(stream).poll_write(cx, buf)
@@ -47,6 +65,7 @@ impl AsyncWrite for Stream {
     ) -> Poll<io::Result<usize>> {
         match self.get_mut() {
             Stream::Plain(socket) => Pin::new(socket).poll_write_vectored(cx, bufs),
+            Stream::Parted(half) => Pin::new(half).poll_write_vectored(cx, bufs),
             Stream::Tls(stream) => {
                 ready!(Pin::new(&mut *stream).poll_flush(cx))?;
                 Pin::new(stream).poll_write_vectored(cx, bufs)
@@ -61,6 +80,7 @@ impl AsyncWrite for Stream {
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match self.get_mut() {
             Stream::Plain(socket) => Pin::new(socket).poll_flush(cx),
+            Stream::Parted(half) => Pin::new(half).poll_flush(cx),
             Stream::Tls(stream) => Pin::new(stream).poll_flush(cx),
         }
     }
@@ -68,6 +88,7 @@ impl AsyncWrite for Stream {
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match self.get_mut() {
             Stream::Plain(socket) => Pin::new(socket).poll_shutdown(cx),
+            Stream::Parted(half) => Pin::new(half).poll_shutdown(cx),
             Stream::Tls(stream) => Pin::new(stream).poll_shutdown(cx),
         }
     }

@@ -104,9 +104,12 @@ pub(super) fn is_small(filters: &[Filter]) -> bool {
             None => values.saturating_mul(kinds),
         }
     };
-    // What names neither ids nor kinds of an author or a tag can find as much as there is, so it must say that it wants little.
+    // What names neither ids nor kinds of an author or a tag can find as much as there is, so it must say that it wants little, or only what came
+    // since the last visit. That may be much all the same: then a turn in place ends early.
     let is_narrow = |filter: &Filter| {
-        filter.ids.is_some() || filter.kinds.is_some() && (filter.authors.is_some() || !filter.tags.is_empty())
+        filter.ids.is_some()
+            || filter.kinds.is_some() && (filter.authors.is_some() || !filter.tags.is_empty())
+            || filter.since.is_some()
     };
     filters.iter().map(places).fold(0, usize::saturating_add) <= PLACES
         && filters.iter().all(|filter| filter.limit.is_some_and(|limit| limit <= EVENTS) || is_narrow(filter))

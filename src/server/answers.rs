@@ -8,8 +8,8 @@ use hyper::header::{self, HeaderMap, HeaderName, HeaderValue};
 use hyper::{Response, StatusCode};
 use sha2::{Digest as _, Sha256};
 
-use super::insight::Insight;
 use super::metrics;
+use super::monitor::Monitor;
 use super::nip11::VERSION;
 
 /// A page of another origin may read the information document (NIP-11).
@@ -64,8 +64,8 @@ impl Token {
 }
 
 /// Whether the relay is well; see [`super::health`].
-pub(super) fn health_page(insight: &dyn Insight, path: &str) -> Response<Full<Bytes>> {
-    let health = insight.health();
+pub(super) fn health_page(monitor: &dyn Monitor, path: &str) -> Response<Full<Bytes>> {
+    let health = monitor.health();
     let status = match health.is_ready() || path == "/health/live" {
         true => StatusCode::OK,
         false => StatusCode::SERVICE_UNAVAILABLE,
@@ -83,8 +83,8 @@ pub(super) fn unauthorized() -> Response<Full<Bytes>> {
 }
 
 /// The figures for Prometheus.
-pub(super) fn metrics_page(insight: &dyn Insight) -> Response<Full<Bytes>> {
-    let mut response = answer(StatusCode::OK, metrics::MEDIA_TYPE, insight.metrics().into());
+pub(super) fn metrics_page(monitor: &dyn Monitor) -> Response<Full<Bytes>> {
+    let mut response = answer(StatusCode::OK, metrics::MEDIA_TYPE, monitor.metrics().into());
     response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
     response
 }

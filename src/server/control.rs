@@ -27,8 +27,8 @@ use tokio::sync::{Semaphore, oneshot, watch};
 use tokio::time::sleep;
 
 use super::answers::{Token, answer, health_page, metrics_page, text, unauthorized};
-use super::doors::Stage;
-use super::insight::Insight;
+use super::capacity::Stage;
+use super::monitor::Monitor;
 use super::reload::AskReload;
 use super::socket::{Listener, Socket};
 use crate::relay::Relay;
@@ -44,7 +44,7 @@ const PAUSE: Duration = Duration::from_millis(100);
 
 /// What stands behind the doors.
 pub(super) struct Desk {
-    pub insight: Arc<dyn Insight>,
+    pub monitor: Arc<dyn Monitor>,
     pub token: Token,
     /// The socket in the data folder: who reaches it may know everything, and have the configuration read again.
     pub reload: Option<AskReload>,
@@ -139,10 +139,10 @@ async fn respond(desk: &Desk, request: &Request<Incoming>) -> Response<Full<Byte
     let is_get = matches!(*request.method(), Method::GET | Method::HEAD);
     let path = request.uri().path();
     match path {
-        "/metrics" if is_get => metrics_page(&*desk.insight),
-        "/health" | "/health/live" | "/health/ready" if is_get => health_page(&*desk.insight, path),
+        "/metrics" if is_get => metrics_page(&*desk.monitor),
+        "/health" | "/health/live" | "/health/ready" if is_get => health_page(&*desk.monitor, path),
         "/stats.json" if desk.reload.is_some() && is_get => {
-            answer(StatusCode::OK, "application/json", desk.insight.figures().to_string().into())
+            answer(StatusCode::OK, "application/json", desk.monitor.figures().to_string().into())
         }
         "/reload" if desk.reload.is_some() && *request.method() == Method::POST => reload(desk).await,
         "/compact" if desk.compact.is_some() && *request.method() == Method::POST => compact(desk).await,

@@ -25,8 +25,8 @@ use tokio::time::{Instant, timeout, timeout_at};
 use super::admission::Refusal;
 use super::answers::{Token, add_cors, answer, health_page, metrics_page, text, unauthorized};
 use super::deflate::{self, Agreement};
-use super::insight::Insight;
 use super::manage::{self, Manage, Memory};
+use super::monitor::Monitor;
 use super::names::{self, Names};
 use super::nip11;
 use super::pages::Landing;
@@ -64,16 +64,16 @@ pub(super) struct Site {
     /// Whether WebSockets may be compressed.
     compression: bool,
     content_security_policy: HeaderValue,
-    insight: Arc<dyn Insight>,
+    monitor: Arc<dyn Monitor>,
     /// What has to be shown for figures; without one they are not served here.
     token: Token,
 }
 
 impl Site {
-    /// Prepares the answers. `insight` is asked at every request for what changes.
+    /// Prepares the answers. `monitor` is asked at every request for what changes.
     pub(super) fn new(
         config: &Config,
-        insight: Arc<dyn Insight>,
+        monitor: Arc<dyn Monitor>,
         token: Token,
     ) -> Result<Site, Box<dyn std::error::Error + Send + Sync>> {
         let landing = Landing::new(config, &Lists::default());
@@ -86,7 +86,7 @@ impl Site {
             landing: Mutex::new((u64::MAX, Arc::new(landing))),
             names: Names::new(config),
             compression: config.listen.compression,
-            insight,
+            monitor,
             token,
         })
     }
@@ -161,7 +161,7 @@ impl Site {
 
     /// What monitors ask for, when it is that.
     pub(super) fn page_for_monitors(&self, path: &str) -> Option<Response<Full<Bytes>>> {
-        is_for_monitors(path).then(|| health_page(&*self.insight, path))
+        is_for_monitors(path).then(|| health_page(&*self.monitor, path))
     }
 
     /// Requests that are not upgrades.
@@ -179,10 +179,10 @@ impl Site {
             return response;
         }
         match (request.uri().path(), &self.names) {
-            (path @ ("/health" | "/health/live" | "/health/ready"), _) => health_page(&*self.insight, path),
-            ("/metrics", _) if self.token.is_shown(request.headers()) => metrics_page(&*self.insight),
+            (path @ ("/health" | "/health/live" | "/health/ready"), _) => health_page(&*self.monitor, path),
+            ("/metrics", _) if self.token.is_shown(request.headers()) => metrics_page(&*self.monitor),
             ("/metrics", _) => unauthorized(),
-            (LIVE, _) => live_page(&*self.insight),
+            (LIVE, _) => live_page(&*self.monitor),
             (path @ (nip11::ICON | nip11::BANNER), _) => self.picture_page(path),
             (names::PATH, Some(names)) => known_names(names, request.uri().query()),
             _ if accepts_document(request.headers()) => {
@@ -236,7 +236,7 @@ impl Site {
             .unwrap_or_default();
         let restricted = self.relay.as_ref().is_some_and(|relay| relay.lists().restrict_writes())
             || self.config.membership.enabled && self.config.membership.restrict_writes;
-        let html = self.landing_page().render(host, &self.insight.live(), restricted);
+        let html = self.landing_page().render(host, &self.monitor.live(), restricted);
         let mut response = answer(StatusCode::OK, "text/html; charset=utf-8", html.into());
         let headers = response.headers_mut();
         add_cors(headers);
@@ -290,8 +290,8 @@ fn is_for_monitors(path: &str) -> bool {
 }
 
 /// The figures that the landing page shows.
-fn live_page(insight: &dyn Insight) -> Response<Full<Bytes>> {
-    let Ok(body) = serde_json::to_vec(&insight.live()) else {
+fn live_page(monitor: &dyn Monitor) -> Response<Full<Bytes>> {
+    let Ok(body) = serde_json::to_vec(&monitor.live()) else {
         return text(StatusCode::INTERNAL_SERVER_ERROR, "The figures cannot be written.\n");
     };
     let mut response = answer(StatusCode::OK, "application/json", body.into());

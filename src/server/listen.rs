@@ -9,7 +9,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep, timeout_at};
 
 use super::admission::Guest;
-use super::doors::{Doors, Stage};
+use super::capacity::{Capacity, Stage};
 use super::http::{self, Upgraded};
 use super::proxy;
 use super::registry::Counters;
@@ -32,7 +32,7 @@ const ACCEPT_COMPLAINT: Duration = Duration::from_secs(10);
 #[derive(Clone)]
 pub(super) struct Entrance {
     pub shared: Arc<Shared>,
-    pub doors: Doors,
+    pub capacity: Capacity,
     pub stage: watch::Receiver<Stage>,
     /// Every task holds a clone.
     pub alive: mpsc::Sender<Infallible>,
@@ -73,7 +73,7 @@ impl Entrance {
         let shared = &self.shared;
         let visitor = Visitor::new(&shared.doorman, caller);
         // Those who are refused need only an answer.
-        let place = if visitor.is_refused() { self.doors.answer() } else { self.doors.enter() };
+        let place = if visitor.is_refused() { self.capacity.answer() } else { self.capacity.enter() };
         let Some((place, full)) = place else {
             if !visitor.is_refused() {
                 Counters::count(&shared.counters.turned_away);

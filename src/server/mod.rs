@@ -5,7 +5,7 @@
 //! | `bind` | binds what is configured; sockets of systemd; the limit of open files |
 //! | `socket` | TCP and Unix sockets as one |
 //! | `listen` | accepts, and leads each connection through its life |
-//! | `doors` | how many connections may stay, and whether new ones are let in |
+//! | `capacity` | how many connections may stay, and whether new ones are let in |
 //! | `neighbours` | other relays over the same data, and handing over to them |
 //! | `links` | ephemeral events between them |
 //! | `successor` | starting the relay that takes over |
@@ -22,7 +22,7 @@
 //! | `answers` | answers that several doors give |
 //! | `control` | the operator's doors: figures, on an address of their own and on a socket in the data folder |
 //! | `metrics` | the figures for Prometheus |
-//! | `insight`, `vitals`, `health` | what is known of a running server, where it is found, and whether it is well |
+//! | `monitor`, `instruments`, `health` | what is known of a running server, where it is found, and whether it is well |
 //! | `reload` | reading the configuration again |
 //! | `session` | the life of one WebSocket |
 //! | `frame` | WebSocket frames, without I/O |
@@ -42,20 +42,21 @@ pub mod admission;
 mod answers;
 mod batch;
 mod bind;
+mod capacity;
 mod control;
 mod deflate;
-mod doors;
 mod frame;
 #[cfg(any(test, fuzzing))]
 #[path = "../../fuzz/sockets.rs"]
 pub(crate) mod fuzz;
 mod health;
 mod http;
-mod insight;
+mod instruments;
 mod links;
 mod listen;
 mod manage;
 mod metrics;
+mod monitor;
 mod names;
 mod neighbours;
 mod nip11;
@@ -75,7 +76,6 @@ mod successor;
 mod tls;
 pub mod visit;
 mod visitor;
-mod vitals;
 mod wire;
 
 use std::convert::Infallible;
@@ -101,12 +101,13 @@ use crate::relay::{Relay, RelayError, Settings, Swap};
 use crate::store::{Store, StoreError};
 use admission::Limiter;
 use answers::Token;
+use capacity::{Capacity, OVERFLOW, Stage};
 use control::Desk;
-use doors::{Doors, OVERFLOW, Stage};
 use http::Site;
-use insight::Insight;
+use instruments::Instruments;
 use listen::Entrance;
 use manage::Memory;
+use monitor::Monitor;
 use neighbours::Place;
 use outbox::Phase;
 use proxy::Proxies;
@@ -121,7 +122,6 @@ use socket::{Listener, Speaks};
 use successor::Passed;
 use tls::Tls;
 use visitor::Doorman;
-use vitals::Vitals;
 
 /// How long a shutdown waits for accepted events to be committed and answered.
 const DRAIN: Duration = Duration::from_millis(3500);
@@ -311,7 +311,7 @@ pub struct Server {
     listening: Listening,
     /// Where figures are given out.
     monitored: Vec<Address>,
-    vitals: Arc<Vitals>,
+    instruments: Arc<Instruments>,
     /// What monitors have to show.
     token: Token,
     /// What the management API remembers whoever the administrators are.
@@ -353,13 +353,13 @@ impl Server {
             }
         });
         let (stage, watched) = watch::channel(Stage::Open);
-        let doors = Doors::new(config.listen.max_connections);
-        let vitals = Arc::new(Vitals {
+        let capacity = Capacity::new(config.listen.max_connections);
+        let instruments = Arc::new(Instruments {
             relay: relay.clone(),
             registry: Arc::clone(&registry),
             counters: Arc::clone(&counters),
             limiter: Arc::clone(&limiter),
-            doors: doors.clone(),
+            capacity: capacity.clone(),
             stage: watched.clone(),
             tls: tls.as_ref().map(|(tls, _)| Arc::clone(tls)),
             rejected: Mutex::default(),
@@ -367,14 +367,14 @@ impl Server {
         });
         let token = Token::default();
         token.set(&config.listen.metrics_token);
-        let insight: Arc<dyn Insight> = Arc::clone(&vitals) as _;
+        let monitor: Arc<dyn Monitor> = Arc::clone(&instruments) as _;
         let memory = Arc::new(Memory::default());
-        let site = Site::new(config, Arc::clone(&insight), token.clone())
+        let site = Site::new(config, Arc::clone(&monitor), token.clone())
             .map_err(ServerError::Pages)?
             .of(relay.clone(), Arc::clone(&memory));
-        let desk = Arc::new(Desk { insight: Arc::clone(&insight), token: token.clone(), reload: None, compact: None });
-        for monitor in monitors {
-            tokio::spawn(control::serve(monitor, Arc::clone(&desk), watched.clone(), Stage::Open));
+        let desk = Arc::new(Desk { monitor: Arc::clone(&monitor), token: token.clone(), reload: None, compact: None });
+        for listener in monitors {
+            tokio::spawn(control::serve(listener, Arc::clone(&desk), watched.clone(), Stage::Open));
         }
         let shared = Arc::new(Shared {
             relay,
@@ -388,10 +388,10 @@ impl Server {
             hands_over: AtomicBool::new(false),
         });
         let (alive, tasks) = mpsc::channel(1);
-        let entrance = Entrance { shared: Arc::clone(&shared), doors, stage: watched, alive };
+        let entrance = Entrance { shared: Arc::clone(&shared), capacity, stage: watched, alive };
         let accepting = listeners.into_iter().map(|listener| tokio::spawn(listen::accept(listener, entrance.clone())));
         let accepting = accepting.collect();
-        Ok(Server { listening, monitored, vitals, token, memory, shared, stage, accepting, tasks })
+        Ok(Server { listening, monitored, instruments, token, memory, shared, stage, accepting, tasks })
     }
 
     /// The addresses on which HTTP and WebSockets are spoken as they are.
@@ -432,15 +432,15 @@ impl Server {
     /// the file. The service manager is told.
     fn watch(&self, source: Source, hangup: mpsc::Receiver<()>, service: Arc<Service>) -> AskReload {
         let (ask, asked) = mpsc::channel(4);
-        let (shared, vitals) = (Arc::clone(&self.shared), Arc::clone(&self.vitals));
+        let (shared, instruments) = (Arc::clone(&self.shared), Arc::clone(&self.instruments));
         let running = Running {
             shared,
-            vitals: Arc::clone(&vitals),
+            instruments: Arc::clone(&instruments),
             token: self.token.clone(),
             memory: Arc::clone(&self.memory),
         };
         let config = (*self.shared.config.load()).clone();
-        tokio::spawn(reload::run(source, config, running, (vitals, service), asked, hangup));
+        tokio::spawn(reload::run(source, config, running, (instruments, service), asked, hangup));
         ask
     }
 
@@ -448,8 +448,8 @@ impl Server {
     fn open_desk(&self, path: &Path, reload: AskReload) -> io::Result<()> {
         // Whoever left a socket here is dead: the lock file beside it is ours.
         let listener = bind::bind_unix(path, 0o600, true)?;
-        let (insight, relay) = (Arc::clone(&self.vitals) as _, self.shared.relay.clone());
-        let desk = Desk { insight, token: Token::default(), reload: Some(reload), compact: Some(relay) };
+        let (monitor, relay) = (Arc::clone(&self.instruments) as _, self.shared.relay.clone());
+        let desk = Desk { monitor, token: Token::default(), reload: Some(reload), compact: Some(relay) };
         // Open to the end: who wants to know how the handing over goes asks here.
         tokio::spawn(control::serve(listener, Arc::new(desk), self.stage.subscribe(), Stage::HandingOver));
         Ok(())
@@ -508,7 +508,7 @@ impl Server {
 /// A server whose configuration can change.
 struct Running {
     shared: Arc<Shared>,
-    vitals: Arc<Vitals>,
+    instruments: Arc<Instruments>,
     token: Token,
     memory: Arc<Memory>,
 }
@@ -517,14 +517,14 @@ impl Apply for Running {
     fn apply(&self, config: &Config) -> Result<(), String> {
         let shared = &self.shared;
         // What can fail comes first.
-        let site = Site::new(config, Arc::clone(&self.vitals) as _, self.token.clone())
+        let site = Site::new(config, Arc::clone(&self.instruments) as _, self.token.clone())
             .map_err(|error| ServerError::Pages(error).to_string())?
             .of(shared.relay.clone(), Arc::clone(&self.memory));
         shared.relay.change_settings(Settings::from_config(config)).map_err(|error| error.to_string())?;
         shared.doorman.limiter.change(&config.rates);
         shared.doorman.proxies.store(Proxies::new(config));
         bind::raise_file_limit(config.listen.max_connections, OVERFLOW);
-        self.vitals.doors.set_most(config.listen.max_connections);
+        self.instruments.capacity.set_most(config.listen.max_connections);
         shared.terms.store(Terms::new(config));
         if let Some((tls, _)) = &shared.tls {
             // Whatever changed: whoever asks for this may have put other files there.

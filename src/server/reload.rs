@@ -12,8 +12,8 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, sleep_until};
 
+use super::instruments::Instruments;
 use super::service::Service;
-use super::vitals::Vitals;
 use crate::config::{Config, ConfigError, Effect, Loaded, merge};
 
 /// How often the file is looked at.
@@ -66,12 +66,12 @@ pub(super) async fn run(
     source: Source,
     config: Config,
     server: impl Apply,
-    (vitals, service): (Arc<Vitals>, Arc<Service>),
+    (instruments, service): (Arc<Instruments>, Arc<Service>),
     mut asked: Asked,
     mut hangup: mpsc::Receiver<()>,
 ) {
     let Source { load, file: mut watched } = source;
-    let mut reloader = Reloader { config, server, vitals, service, from_file: watched.content.is_some() };
+    let mut reloader = Reloader { config, server, instruments, service, from_file: watched.content.is_some() };
     let mut look_at = Instant::now() + LOOK;
     loop {
         tokio::select! {
@@ -102,7 +102,7 @@ struct Reloader<S> {
     /// What is in force.
     config: Config,
     server: S,
-    vitals: Arc<Vitals>,
+    instruments: Arc<Instruments>,
     service: Arc<Service>,
     /// Whether there was a file the last time.
     from_file: bool,
@@ -129,8 +129,8 @@ impl<S: Apply> Reloader<S> {
             Ok(Err(error)) => Err(error.problems.iter().map(ToString::to_string).collect()),
             Err(_) => Err(vec!["the relay is ending".to_owned()]),
         };
-        let mut rejected = self.vitals.rejected.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        let (counter, _) = &self.vitals.reloads;
+        let mut rejected = self.instruments.rejected.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let (counter, _) = &self.instruments.reloads;
         match reloaded {
             Ok(reloaded) => {
                 *rejected = None;
@@ -152,7 +152,7 @@ impl<S: Apply> Reloader<S> {
                 reloaded
             }
             Err(problems) => {
-                self.vitals.reloads.1.fetch_add(1, Ordering::Relaxed);
+                self.instruments.reloads.1.fetch_add(1, Ordering::Relaxed);
                 for problem in &problems {
                     tracing::error!("configuration: {problem}");
                 }

@@ -7,7 +7,7 @@ use tokio::io::AsyncReadExt;
 
 use super::super::admission::Limiter;
 use super::super::health::{Health, Reason};
-use super::super::insight::Live;
+use super::super::monitor::Live;
 use super::super::proxy::Proxies;
 use super::super::visitor::Doorman;
 use super::*;
@@ -20,7 +20,7 @@ fn site() -> Site {
 /// A relay that is well, or is not.
 struct Well(bool);
 
-impl Insight for Well {
+impl Monitor for Well {
     fn health(&self) -> Health {
         let problems = if self.0 { Vec::new() } else { vec![(Reason::WritesFail, "disk full".to_owned())] };
         Health { problems, numbers: [("connections".to_owned(), 3.into())].into_iter().collect() }

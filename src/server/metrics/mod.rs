@@ -20,10 +20,10 @@ pub(super) use text::MEDIA_TYPE;
 
 use super::admission::Resource;
 use super::health::Reason;
+use super::instruments::Instruments;
 use super::nip11::VERSION;
 use super::registry::Counters;
 use super::tls::Handshakes;
-use super::vitals::Vitals;
 use crate::relay::{Figures, Holdings, Stats, Verb};
 use crate::store::{Access, KindInfo, RuleReport};
 
@@ -31,19 +31,19 @@ use crate::store::{Access, KindInfo, RuleReport};
 const NANOSECONDS: f64 = 1e9;
 
 /// The page.
-pub(super) fn page(vitals: &Vitals) -> String {
+pub(super) fn page(instruments: &Instruments) -> String {
     let mut page = Page::default();
-    let stats = vitals.relay.stats();
+    let stats = instruments.relay.stats();
     page.gauge("ratite_build_info", "Always 1; the labels say which build this is.")
         .sample(&[("version", VERSION), ("architecture", std::env::consts::ARCH)], 1);
-    health(&mut page, vitals, &stats);
-    connections(&mut page, vitals);
-    messages(&mut page, vitals.relay.figures());
-    events(&mut page, vitals.relay.figures());
-    questions(&mut page, vitals.relay.figures());
-    storage(&mut page, &stats, vitals.relay.figures());
-    holdings(&mut page, &vitals.relay.holdings());
-    limits(&mut page, vitals);
+    health(&mut page, instruments, &stats);
+    connections(&mut page, instruments);
+    messages(&mut page, instruments.relay.figures());
+    events(&mut page, instruments.relay.figures());
+    questions(&mut page, instruments.relay.figures());
+    storage(&mut page, &stats, instruments.relay.figures());
+    holdings(&mut page, &instruments.relay.holdings());
+    limits(&mut page, instruments);
     process(&mut page, &Usage::now());
     page.finish()
 }
@@ -63,20 +63,20 @@ pub(super) fn usage() -> serde_json::Value {
     })
 }
 
-fn health(page: &mut Page, vitals: &Vitals, stats: &Stats) {
-    let health = vitals.judged(stats);
+fn health(page: &mut Page, instruments: &Instruments, stats: &Stats) {
+    let health = instruments.judged(stats);
     page.gauge("ratite_ready", "Whether clients and events are taken.").value(u8::from(health.is_ready()));
     let mut degraded = page.gauge("ratite_degraded", "Whether something is wrong, by what.");
     for reason in Reason::ALL {
         let is_so = health.problems.iter().any(|(found, _)| *found == reason);
         degraded.sample(&[("reason", reason.code())], u8::from(is_so));
     }
-    let (taken, refused) = &vitals.reloads;
+    let (taken, refused) = &instruments.reloads;
     page.counter("ratite_config_reloads_total", "Times that the configuration was read again, by what came of it.")
         .sample(&[("result", "taken")], taken.load(Ordering::Relaxed))
         .sample(&[("result", "refused")], refused.load(Ordering::Relaxed));
-    if let Some(certificate) = vitals.certificate() {
-        let now = vitals.relay.settings().clock.now();
+    if let Some(certificate) = instruments.certificate() {
+        let now = instruments.relay.settings().clock.now();
         if let (Some(expires), Some(days)) = (certificate.expires, certificate.days_left(now)) {
             page.gauge("ratite_certificate_expiry_time_seconds", "When the certificate ends, in Unix seconds.")
                 .value(expires);
@@ -86,7 +86,7 @@ fn health(page: &mut Page, vitals: &Vitals, stats: &Stats) {
         page.gauge("ratite_certificate_failed_attempts", "Attempts in a row to get or read a certificate that failed.")
             .value(failed);
     }
-    if let Some(Handshakes { completed, resumed, failed }) = vitals.handshakes() {
+    if let Some(Handshakes { completed, resumed, failed }) = instruments.handshakes() {
         let count = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         page.counter("ratite_tls_handshakes_total", "Handshakes of TLS by what became of them.")
             .sample(&[("result", "full")], count(completed).saturating_sub(count(resumed)))
@@ -95,15 +95,15 @@ fn health(page: &mut Page, vitals: &Vitals, stats: &Stats) {
     }
 }
 
-fn connections(page: &mut Page, vitals: &Vitals) {
-    let Counters { accepted, turned_away, too_slow, silent, violations, over_limits } = &*vitals.counters;
+fn connections(page: &mut Page, instruments: &Instruments) {
+    let Counters { accepted, turned_away, too_slow, silent, violations, over_limits } = &*instruments.counters;
     let count = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
-    let (taken, most) = vitals.doors.taken();
-    page.gauge("ratite_websockets", "WebSockets open.").value(vitals.registry.len());
+    let (taken, most) = instruments.capacity.taken();
+    page.gauge("ratite_websockets", "WebSockets open.").value(instruments.registry.len());
     page.gauge("ratite_connections", "Connections open, those included that are not WebSockets (yet).").value(taken);
     page.gauge("ratite_connections_max", "The most that may be open, as configured.").value(most);
-    page.gauge("ratite_subscriptions", "Subscriptions open.").value(vitals.relay.stats().subscriptions);
-    let refused = vitals.limiter.refused();
+    page.gauge("ratite_subscriptions", "Subscriptions open.").value(instruments.relay.stats().subscriptions);
+    let refused = instruments.limiter.refused();
     page.counter("ratite_connections_total", "Connections by what became of them at the door.")
         .sample(&[("result", "accepted")], count(accepted))
         .sample(&[("result", "full")], count(turned_away))
@@ -115,7 +115,7 @@ fn connections(page: &mut Page, vitals: &Vitals) {
         .sample(&[("reason", "silent")], count(silent))
         .sample(&[("reason", "violation")], count(violations))
         .sample(&[("reason", "over_limits")], count(over_limits));
-    let outboxes = vitals.registry.waiting();
+    let outboxes = instruments.registry.waiting();
     page.gauge("ratite_outbox_bytes", "Bytes that wait to be sent, over all connections.").value(outboxes.sum);
     page.gauge("ratite_outbox_bytes_largest", "Bytes that wait to be sent on the connection with the most of them.")
         .value(outboxes.largest);
@@ -250,8 +250,8 @@ fn holdings(page: &mut Page, holdings: &Holdings) {
     }
 }
 
-fn limits(page: &mut Page, vitals: &Vitals) {
-    let refused = vitals.limiter.refused();
+fn limits(page: &mut Page, instruments: &Instruments) {
+    let refused = instruments.limiter.refused();
     page.counter("ratite_limited_total", "Messages that were refused because there were too many, by of what.")
         .sample(&[("resource", "messages")], refused.messages(Resource::Messages))
         .sample(&[("resource", "bytes")], refused.messages(Resource::Bytes))
@@ -261,8 +261,9 @@ fn limits(page: &mut Page, vitals: &Vitals) {
         .sample(&[("resource", "author")], refused.messages(Resource::Author));
     page.counter("ratite_penalties_total", "Times that an address was shut out for a while.")
         .value(refused.penalties.load(Ordering::Relaxed));
-    page.gauge("ratite_remembered_addresses", "Addresses whose use is remembered.").value(vitals.limiter.addresses());
-    page.gauge("ratite_remembered_authors", "Authors whose use is remembered.").value(vitals.limiter.authors());
+    page.gauge("ratite_remembered_addresses", "Addresses whose use is remembered.")
+        .value(instruments.limiter.addresses());
+    page.gauge("ratite_remembered_authors", "Authors whose use is remembered.").value(instruments.limiter.authors());
 }
 
 fn process(page: &mut Page, usage: &Usage) {

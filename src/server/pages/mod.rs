@@ -10,7 +10,7 @@ use sha2::{Digest, Sha256};
 use crate::config::{Config, Picture};
 use crate::nostr::nip19;
 
-use super::insight::Live;
+use super::monitor::Live;
 use super::nip11;
 use crate::relay::MINUTES;
 use crate::relay::policy::moderation::Lists;

@@ -6,19 +6,19 @@ use std::sync::{Arc, Mutex, PoisonError};
 use tokio::sync::watch;
 
 use super::admission::Limiter;
-use super::doors::{Doors, Stage};
+use super::capacity::{Capacity, Stage};
 use super::health::{Health, Signs, judge};
 use super::registry::{Counters, Registry};
 use super::tls::{CertificateState, Handshakes, Tls};
 use crate::relay::{Relay, Stats};
 
-/// What the insight into a server is drawn from.
-pub(super) struct Vitals {
+/// What a [`Monitor`](super::monitor::Monitor) reads of a server.
+pub(super) struct Instruments {
     pub relay: Relay,
     pub registry: Arc<Registry>,
     pub counters: Arc<Counters>,
     pub limiter: Arc<Limiter>,
-    pub doors: Doors,
+    pub capacity: Capacity,
     pub stage: watch::Receiver<Stage>,
     /// `None` when TLS is off.
     pub tls: Option<Arc<Tls>>,
@@ -28,7 +28,7 @@ pub(super) struct Vitals {
     pub reloads: (AtomicU64, AtomicU64),
 }
 
-impl Vitals {
+impl Instruments {
     /// What is known of the certificate.
     pub(super) fn certificate(&self) -> Option<CertificateState> {
         self.tls.as_ref().map(|tls| tls.state())
@@ -44,7 +44,7 @@ impl Vitals {
         let signs = Signs {
             stats,
             open: *self.stage.borrow() == Stage::Open,
-            connections: self.doors.taken(),
+            connections: self.capacity.taken(),
             certificate: self.certificate(),
             rejected: self.rejected.lock().unwrap_or_else(PoisonError::into_inner).clone(),
             now: self.relay.settings().clock.now(),

@@ -7,16 +7,16 @@ use serde_json::{Map, Value, json};
 
 use super::admission::Resource;
 use super::health::Health;
+use super::instruments::Instruments;
 use super::metrics;
 use super::nip11::VERSION;
 use super::tls::Handshakes;
 use super::visitor;
-use super::vitals::Vitals;
 use crate::relay::{Histogram, Holdings, Messages, Verb};
 use crate::store::Access;
 
 /// What pages tell of a relay.
-pub(super) trait Insight: Send + Sync {
+pub(super) trait Monitor: Send + Sync {
     /// Whether it is well.
     fn health(&self) -> Health;
     /// Its figures in the format of Prometheus.
@@ -53,7 +53,7 @@ pub(super) struct Live {
     pub due: Vec<(String, u64, u64)>,
 }
 
-impl Insight for Vitals {
+impl Monitor for Instruments {
     fn health(&self) -> Health {
         let stats = self.relay.stats();
         let (counters, refused) = (&self.counters, self.limiter.refused());
@@ -118,7 +118,7 @@ impl Insight for Vitals {
         let queries: Value =
             queries.map(|(access, histogram)| (access.name().to_owned(), seconds(histogram))).collect();
         let outboxes = self.registry.waiting();
-        let (connections, max_connections) = self.doors.taken();
+        let (connections, max_connections) = self.capacity.taken();
         let now = self.relay.settings().clock.now();
         json!({
             "version": VERSION,

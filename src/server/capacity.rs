@@ -19,7 +19,7 @@ pub(super) enum Stage {
 
 /// Who may stay: so many full members, and a few who only get an answer.
 #[derive(Clone)]
-pub(super) struct Doors(Arc<Rooms>);
+pub(super) struct Capacity(Arc<Rooms>);
 
 struct Rooms {
     full: AtomicUsize,
@@ -28,11 +28,11 @@ struct Rooms {
     overflow: AtomicUsize,
 }
 
-impl Doors {
-    /// Doors for so many connections.
-    pub(super) fn new(max_connections: usize) -> Doors {
+impl Capacity {
+    /// Capacity for so many connections.
+    pub(super) fn new(max_connections: usize) -> Capacity {
         let (full, overflow) = (AtomicUsize::new(0), AtomicUsize::new(0));
-        Doors(Arc::new(Rooms { full, most: AtomicUsize::new(max_connections), overflow }))
+        Capacity(Arc::new(Rooms { full, most: AtomicUsize::new(max_connections), overflow }))
     }
 
     /// Lets so many in from now on. Those who are in stay.
@@ -89,20 +89,20 @@ mod tests {
 
     #[test]
     fn fewer_may_stay_from_now_on_and_nobody_is_sent_away() {
-        let doors = Doors::new(2);
-        let first = doors.enter().unwrap();
-        let second = doors.enter().unwrap();
+        let capacity = Capacity::new(2);
+        let first = capacity.enter().unwrap();
+        let second = capacity.enter().unwrap();
         assert!(first.1 && second.1);
-        assert!(!doors.enter().unwrap().1, "an answer only");
-        doors.set_most(1);
-        assert_eq!(doors.taken(), (2, 1));
+        assert!(!capacity.enter().unwrap().1, "an answer only");
+        capacity.set_most(1);
+        assert_eq!(capacity.taken(), (2, 1));
         drop(first);
-        assert!(!doors.enter().unwrap().1, "one is still in");
+        assert!(!capacity.enter().unwrap().1, "one is still in");
         drop(second);
-        assert!(doors.enter().unwrap().1);
-        let mut seats: Vec<_> = std::iter::from_fn(|| doors.answer()).collect();
+        assert!(capacity.enter().unwrap().1);
+        let mut seats: Vec<_> = std::iter::from_fn(|| capacity.answer()).collect();
         assert_eq!(seats.len(), OVERFLOW);
         seats.pop();
-        assert!(doors.answer().is_some(), "a place that was given back");
+        assert!(capacity.answer().is_some(), "a place that was given back");
     }
 }

@@ -361,6 +361,25 @@ fn sigterm_while_publishing_answers_what_was_accepted_and_exits_with_0() {
     }
 }
 
+#[test]
+fn a_relay_that_starts_clears_away_what_killed_commands_left_and_nothing_that_is_in_use() {
+    let folder = tempfile::tempdir().unwrap();
+    let [abandoned, in_use] = ["restore.partial", "compact.partial"].map(|name| folder.path().join(name));
+    for place in [&abandoned, &in_use] {
+        std::fs::create_dir(place).unwrap();
+        std::fs::write(place.join("data.mdb"), "half").unwrap();
+    }
+    // Whoever writes there holds this lock.
+    let claim = std::fs::File::open(&in_use).unwrap();
+    rustix::fs::flock(&claim, rustix::fs::FlockOperation::LockExclusive).unwrap();
+    let mut relay = RelayProcess::start(folder.path());
+    assert!(!abandoned.exists() && in_use.join("data.mdb").exists());
+    relay.kill();
+    drop(claim);
+    RelayProcess::start(folder.path());
+    assert!(!in_use.exists());
+}
+
 /// A relay process, and a client that hears of every event it learns of from now on.
 fn listening(folder: &Path) -> (RelayProcess, Socket) {
     let relay = RelayProcess::start(folder);

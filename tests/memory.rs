@@ -128,8 +128,15 @@ fn an_idle_connection_costs_little_with_compression_or_tls_and_without() {
     assert_small(&relay, "over TLS", MOST_TLS, || open(&client, relay.tls.unwrap(), "relay.test"));
 }
 
-/// Publishes large events until so many readers that never read have been sent away; by how many bytes the relay's own memory grew meanwhile.
-fn grown_in_a_storm(relay: &RelayProcess, writer: &mut Socket, deaf: u64) -> u64 {
+/// Has these ask for all that comes, and publishes large events until they, who never read, have been sent away; by how many bytes the relay's own
+/// memory grew meanwhile.
+fn grown_in_a_storm<S: Read + Write>(relay: &RelayProcess, deaf: &mut [Socket<S>]) -> u64 {
+    for socket in &mut *deaf {
+        socket.say("[\"REQ\",\"all\",{\"limit\":0}]");
+        socket.hears("EOSE", "all");
+    }
+    let mut writer = relay.connect();
+    writer.still_works();
     let before = anonymous(relay.id());
     let mut most = 0;
     // Ephemeral events cost no disk. The kernel takes some megabytes for each reader before anything piles up in the relay.
@@ -140,10 +147,11 @@ fn grown_in_a_storm(relay: &RelayProcess, writer: &mut Socket, deaf: u64) -> u64
         writer.publish(&storm);
         writer.hears("OK", &storm.id.to_string());
         most = most.max(anonymous(relay.id()));
-        if i % 10 == 0 && health(relay.address).1["closed_too_slow"] == deaf {
+        if i % 10 == 0 && health(relay.address).1["closed_too_slow"] == deaf.len() {
             break;
         }
     }
+    writer.still_works();
     most.saturating_sub(before)
 }
 
@@ -161,17 +169,10 @@ fn those_who_never_read_over_tls_cost_at_most_their_bound_and_what_is_encrypted(
     });
     let client = client_config(&authority.certificate, &[]);
     let mut deaf: Vec<_> = (0..DEAF).map(|_| open(&client, relay.tls.unwrap(), "relay.test")).collect();
-    for socket in &mut deaf {
-        socket.say("[\"REQ\",\"all\",{\"limit\":0}]");
-        socket.hears("EOSE", "all");
-    }
-    let mut writer = relay.connect();
-    writer.still_works();
-    let grown = grown_in_a_storm(&relay, &mut writer, DEAF);
+    let grown = grown_in_a_storm(&relay, &mut deaf);
     println!("{grown} bytes for {DEAF} connections over TLS that never read");
     // Beside the bound each may have 64 KiB that are encrypted already.
     assert!(grown <= DEAF * (BOUND + (72 << 10)) + (16 << 20), "{grown} bytes");
-    writer.still_works();
 }
 
 #[test]
@@ -191,17 +192,10 @@ fn h242_those_who_never_read_cost_at_most_their_bound_and_the_log_names_them() {
         _ => Socket::open_offering(relay.address, "permessage-deflate"),
     };
     let mut deaf: Vec<Socket> = (0..DEAF).map(connect).collect();
-    for socket in &mut deaf {
-        socket.say("[\"REQ\",\"all\",{\"limit\":0}]");
-        socket.hears("EOSE", "all");
-    }
-    let mut writer = relay.connect();
-    writer.still_works();
-    let grown = grown_in_a_storm(&relay, &mut writer, DEAF);
+    let grown = grown_in_a_storm(&relay, &mut deaf);
     println!("{grown} bytes for {DEAF} connections that never read");
     // What the relay needs for itself under load comes on top.
     assert!(grown <= DEAF * BOUND + (16 << 20), "{grown} bytes");
-    writer.still_works();
     let log = std::fs::read_to_string(&log).unwrap();
     let (named, told): (Vec<_>, Vec<_>) =
         log.lines().filter(|line| line.contains("reads too slowly")).partition(|line| line.contains("DEBUG"));

@@ -98,7 +98,7 @@ pub use tls::{CertificateError, CertificateFault, CertificateState, Handshakes, 
 
 use crate::config::{Address, Config};
 use crate::relay::{Relay, RelayError, Settings, Swap};
-use crate::store::{Store, StoreError};
+use crate::store::{Store, StoreError, copy};
 use admission::Limiter;
 use answers::Token;
 use capacity::{Capacity, OVERFLOW, Stage};
@@ -196,6 +196,8 @@ pub fn run(
         let listeners = bind::bind(&config, listeners, &shared)?;
         let monitors = bind::bind_monitors(&config, &beside)?;
         bind::raise_file_limit(config.listen.max_connections, OVERFLOW);
+        // What a restore or a compaction left that was killed takes room for nothing.
+        copy::sweep(&config.storage.path);
         let store = Store::open(&config.storage.path, config.storage.map_size)?;
         let relay = Relay::start(store, settings)?;
         let mut server = Server::serve(relay.clone(), &config, listeners, monitors)?;

@@ -9,7 +9,7 @@ use ratite::nostr::Event;
 use serde_json::{Value, json};
 
 use crate::relay::{Case, Scene, Table, canonical, case, sign};
-use crate::wire::{FIN, Socket, TEXT, frame, text};
+use crate::wire::{FIN, Socket, TEXT, ask, frame, publish, refusals_to_the_end, text};
 
 /// The vectors' clock.
 const NOW: u64 = 1_700_000_000;
@@ -216,28 +216,6 @@ fn afterwards(scene: &Scene, n: &str, socket: &mut Socket, answer: &Value, found
         "H153" => assert_eq!(answer[2]["count"], 0),
         "H155" => assert!(answer[2]["count"] == 2 && answer[2].get("hll").is_none(), "{answer}"),
         _ => {}
-    }
-}
-
-/// Publishes and returns what OK says: accepted or not, and the words.
-fn publish(socket: &mut Socket, event: &Event) -> (bool, String) {
-    socket.publish(event);
-    let ok = socket.hears("OK", &event.id.to_string());
-    (ok[2].as_bool().expect("a boolean"), ok[3].as_str().expect("a text").to_owned())
-}
-
-/// Asks and returns the ids of the stored events, in the order they came.
-fn ask(socket: &mut Socket, id: &str, filters: &str) -> Vec<String> {
-    socket.say(&format!("[\"REQ\",\"{id}\",{filters}]"));
-    let mut ids = Vec::new();
-    loop {
-        let message = socket.hear();
-        assert_eq!(message[1], id, "{message}");
-        match message[0].as_str() {
-            Some("EVENT") => ids.push(message[2]["id"].as_str().expect("an id").to_owned()),
-            Some("EOSE") => return ids,
-            _ => panic!("{message}"),
-        }
     }
 }
 
@@ -500,15 +478,5 @@ fn bad_signatures(scene: &Scene) {
     let message = text(&format!("[\"AUTH\",{}]", canonical(&bad)));
     // The relay may hang up before it has read all of it.
     let _ = socket.stream.write_all(&message.repeat(1000));
-    let mut refusals = 0;
-    loop {
-        match socket.hear_or_end() {
-            Ok(message) => {
-                assert!(message[0] == "OK" && message[2] == false, "{message}");
-                refusals += 1;
-            }
-            Err(code) => break assert!(code.is_none_or(|code| code == 1008), "{code:?}"),
-        }
-    }
-    assert!((1..=101).contains(&refusals), "{refusals}");
+    refusals_to_the_end(&mut socket);
 }

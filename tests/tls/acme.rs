@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use ratite::config::Config;
 use ratite::server::CertificateState;
+use tempfile::TempDir;
 use tokio_rustls::rustls::ClientConfig;
 use tokio_rustls::rustls::client::Resumption;
 use tokio_rustls::rustls::pki_types::CertificateDer;
@@ -31,6 +32,18 @@ fn at_last(what: &str, mut condition: impl FnMut() -> bool) {
         assert!(began.elapsed() < LONG, "still not so: {what}");
         std::thread::sleep(Duration::from_millis(50));
     }
+}
+
+/// Where a test takes place.
+struct Scene {
+    /// A relay's data folder.
+    data: TempDir,
+    setting: Setting,
+}
+
+/// `None` where there is no Pebble.
+fn scene() -> Option<Scene> {
+    pebble::is_here().then(|| Scene { data: tempfile::tempdir().unwrap(), setting: Setting::new() })
 }
 
 /// A relay that gets its certificate from there, with its data in this folder, where the authority looks for it.
@@ -98,11 +111,7 @@ fn assert_private(data: &Path) {
 
 #[test]
 fn a_certificate_is_got_over_tls_and_kept() {
-    if !pebble::is_here() {
-        return;
-    }
-    let (folder, data) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
-    let mut setting = Setting::new(folder.path());
+    let Some(Scene { data, mut setting, .. }) = scene() else { return };
     // Some requests have to be made twice.
     setting.environment.push(("PEBBLE_WFE_NONCEREJECT".into(), "15".into()));
     let pebble = setting.start();
@@ -126,11 +135,7 @@ fn a_certificate_is_got_over_tls_and_kept() {
 
 #[test]
 fn a_certificate_is_got_over_http_when_tls_does_not_reach_us() {
-    if !pebble::is_here() {
-        return;
-    }
-    let (folder, data) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
-    let setting = Setting::new(folder.path());
+    let Some(Scene { data, setting, .. }) = scene() else { return };
     let pebble = setting.start();
     // The authority looks at another port than TLS is spoken on.
     let relay = relay(&setting, data.path(), |config| {
@@ -147,11 +152,7 @@ fn a_certificate_is_got_over_http_when_tls_does_not_reach_us() {
 
 #[test]
 fn a_certificate_is_renewed_at_two_thirds_of_its_life_and_served_at_once() {
-    if !pebble::is_here() {
-        return;
-    }
-    let (folder, data) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
-    let mut setting = Setting::new(folder.path());
+    let Some(Scene { data, mut setting, .. }) = scene() else { return };
     setting.life = 30;
     // The second time the name needs no proof.
     setting.environment.push(("PEBBLE_AUTHZREUSE".into(), "100".into()));
@@ -184,11 +185,7 @@ fn kept_certificate(data: &Path) -> PathBuf {
 
 #[test]
 fn a_refused_name_is_asked_for_seldom_however_often_the_relay_is_restarted() {
-    if !pebble::is_here() {
-        return;
-    }
-    let (folder, data) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
-    let mut setting = Setting::new(folder.path());
+    let Some(Scene { data, mut setting, .. }) = scene() else { return };
     setting.blocked = vec![NAME.to_owned()];
     let pebble = setting.start();
     for _ in 0..2 {
@@ -224,11 +221,7 @@ fn a_refused_name_is_asked_for_seldom_however_often_the_relay_is_restarted() {
 
 #[test]
 fn when_no_proof_is_found_the_operator_is_told_of_both_ways() {
-    if !pebble::is_here() {
-        return;
-    }
-    let (folder, data) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
-    let setting = Setting::new(folder.path());
+    let Some(Scene { data, setting, .. }) = scene() else { return };
     let pebble = setting.start();
     let relay = relay(&setting, data.path(), |config| {
         config.tls.listen = vec![([127, 0, 0, 1], free_port()).into()];
@@ -250,11 +243,7 @@ fn when_no_proof_is_found_the_operator_is_told_of_both_ways() {
 
 #[test]
 fn an_outage_of_the_authority_is_waited_out() {
-    if !pebble::is_here() {
-        return;
-    }
-    let (folder, data) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
-    let setting = Setting::new(folder.path());
+    let Some(Scene { data, setting, .. }) = scene() else { return };
     let relay = relay(&setting, data.path(), |_| {});
     at_last("it cannot be reached", || state(&relay).last_error.is_some());
     let failed = state(&relay);
@@ -292,11 +281,7 @@ fn an_outage_of_the_authority_is_waited_out() {
 
 #[test]
 fn two_relays_that_share_their_ports_order_once_and_either_proves_the_names() {
-    if !pebble::is_here() {
-        return;
-    }
-    let (folder, data) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
-    let setting = Setting::new(folder.path());
+    let Some(Scene { data, setting, .. }) = scene() else { return };
     let names: Vec<String> = (0..8).map(|i| format!("n{i}.test")).collect();
     let start = || {
         RelayProcess::with(data.path(), |command| {

@@ -2,12 +2,13 @@
 
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{SocketAddr, TcpListener, UdpSocket};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU16, Ordering};
 use std::sync::{Arc, Mutex};
 
 use serde_json::json;
+use tempfile::TempDir;
 use tokio_rustls::rustls::ClientConfig;
 
 use crate::wire::eventually;
@@ -34,8 +35,8 @@ pub fn free_port() -> u16 {
 
 /// Where pebble is, what it trusts, and where it looks for proof.
 pub struct Setting {
-    pub folder: PathBuf,
-    pub port: u16,
+    folder: TempDir,
+    port: u16,
     management: u16,
     /// Where it looks for proof over HTTP and over TLS.
     pub http: u16,
@@ -50,14 +51,15 @@ pub struct Setting {
 }
 
 impl Setting {
-    pub fn new(folder: &Path) -> Setting {
+    pub fn new() -> Setting {
+        let folder = tempfile::tempdir().unwrap();
         let authority = Authority::new();
         let (certificate, key) = authority.issue(&["localhost"]);
-        write_at_once(&folder.join("pebble.pem"), &certificate);
-        write_at_once(&folder.join("pebble.key"), &key);
-        authority.write_certificate(folder);
+        write_at_once(&folder.path().join("pebble.pem"), &certificate);
+        write_at_once(&folder.path().join("pebble.key"), &key);
+        authority.write_certificate(folder.path());
         Setting {
-            folder: folder.into(),
+            folder,
             port: free_port(),
             management: free_port(),
             http: free_port(),
@@ -75,7 +77,7 @@ impl Setting {
 
     /// Trusted by who asks it.
     pub fn authority_file(&self) -> PathBuf {
-        self.folder.join("authority.pem")
+        self.folder.path().join("authority.pem")
     }
 
     /// Starts it and waits until it answers.
@@ -84,14 +86,14 @@ impl Setting {
         let config = json!({"pebble": {
             "listenAddress": format!("127.0.0.1:{}", self.port),
             "managementListenAddress": format!("127.0.0.1:{}", self.management),
-            "certificate": self.folder.join("pebble.pem"),
-            "privateKey": self.folder.join("pebble.key"),
+            "certificate": self.folder.path().join("pebble.pem"),
+            "privateKey": self.folder.path().join("pebble.key"),
             "httpPort": self.http,
             "tlsPort": self.tls,
             "domainBlocklist": self.blocked,
             "certificateValidityPeriod": self.life,
         }});
-        let path = self.folder.join("pebble.json");
+        let path = self.folder.path().join("pebble.json");
         std::fs::write(&path, config.to_string()).unwrap();
         let mut command = Command::new("pebble");
         command.arg("-config").arg(&path).args(["-dnsserver", &names.to_string()]).env("PEBBLE_VA_NOSLEEP", "1");

@@ -481,6 +481,43 @@ impl<S: Read + Write> Socket<S> {
     }
 }
 
+/// Publishes and returns what OK says: accepted or not, and the words.
+pub fn publish(socket: &mut Socket, event: &Event) -> (bool, String) {
+    socket.publish(event);
+    let ok = socket.hears("OK", &event.id.to_string());
+    (ok[2].as_bool().expect("a boolean"), ok[3].as_str().expect("a text").to_owned())
+}
+
+/// Asks and returns the ids of the stored events, in the order they came.
+pub fn ask(socket: &mut Socket, id: &str, filters: &str) -> Vec<String> {
+    socket.say(&format!("[\"REQ\",\"{id}\",{filters}]"));
+    let mut ids = Vec::new();
+    loop {
+        let message = socket.hear();
+        assert_eq!(message[1], id, "{message}");
+        match message[0].as_str() {
+            Some("EVENT") => ids.push(message[2]["id"].as_str().expect("an id").to_owned()),
+            Some("EOSE") => return ids,
+            _ => panic!("{message}"),
+        }
+    }
+}
+
+/// Hears refusals, a hundred and one at most, until the relay has had enough and closes.
+pub fn refusals_to_the_end(socket: &mut Socket) {
+    let mut refusals = 0;
+    loop {
+        match socket.hear_or_end() {
+            Ok(message) => {
+                assert!(message[0] == "OK" && message[2] == false, "{message}");
+                refusals += 1;
+            }
+            Err(code) => break assert!(code.is_none_or(|code| code == 1008), "{code:?}"),
+        }
+    }
+    assert!((1..=101).contains(&refusals), "{refusals}");
+}
+
 /// Asks for events by their ids, over a socket.
 pub fn ask_for(socket: &mut Socket, ids: &[EventId]) -> BTreeSet<EventId> {
     let mut found = BTreeSet::new();

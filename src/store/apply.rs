@@ -11,7 +11,7 @@
 use std::collections::HashSet;
 use std::ops::{Bound, ControlFlow};
 
-use heed::{PutFlags, RwTxn};
+use heed::RwTxn;
 
 use super::keys::{self, Index, Posting, SEQ_END, Seq, Short};
 use super::pending::Pending;
@@ -19,7 +19,9 @@ use super::prepare::{Prepared, address_stem, further_stems};
 use super::record::Record;
 use super::schema::Tables;
 use super::statistics::Tally;
-use super::{Store, StoreError, damaged_key, find_id, get_record, next_seq, tombstone, write_next_seq};
+use super::{
+    Store, StoreError, damaged_key, find_id, get_record, next_seq, parts, read_record, tombstone, write_next_seq,
+};
 use crate::nostr::{Event, EventFields, EventId, Kind, KindClass, PublicKey, TagRef};
 
 /// A transaction with so many entries to delete as the database has pages, divided by this, is a large one; in small databases with so
@@ -84,6 +86,8 @@ pub struct Batch<'s> {
     /// A bookmark was set, see `bookmarks`.
     pub(super) bookmarked: bool,
     removed_again: HashSet<Seq>,
+    /// A long record was stored, and the version says that there may be such.
+    has_parts: bool,
     /// Bytes of the records that were stored, and of those that were removed.
     stored_bytes: usize,
     removed_bytes: usize,
@@ -117,6 +121,7 @@ impl<'s> Batch<'s> {
             lists_changed: false,
             bookmarked: false,
             removed_again: HashSet::new(),
+            has_parts: false,
             stored_bytes: 0,
             removed_bytes: 0,
             large: (store.env().info().last_page_number / LARGE_SHARE).max(LARGE_LEAST),
@@ -190,12 +195,17 @@ impl<'s> Batch<'s> {
         let tables = *self.store.tables();
         let Some(bytes) = tables.events.get(&self.txn, &keys::seq_bytes(seq))? else { return Ok(false) };
         // Deleting invalidates what was read in this transaction, so the record is copied first.
-        let bytes = bytes.to_vec();
+        let (whole, length) = (Record::new(bytes).is_some(), bytes.len());
+        let bytes: Option<Box<[u8]>> =
+            read_record(self.store, &self.txn, seq, bytes)?.map(|record| record.as_bytes().into());
         tables.events.delete(&mut self.txn, &keys::seq_bytes(seq))?;
+        if !whole {
+            parts::remove(&tables, &mut self.txn, seq)?;
+        }
         self.removed = true;
-        self.removed_bytes += bytes.len();
+        self.removed_bytes += bytes.as_ref().map_or(length, |bytes| bytes.len());
         // Which entries a damaged record had, nobody can tell any more. They lead nowhere and are passed over.
-        let record = Record::new(&bytes);
+        let record = bytes.as_deref().and_then(Record::new);
         self.tally.removed(record.as_ref(), seq);
         let Some(record) = record else { return Ok(true) };
         let hasher = self.store.hasher();
@@ -320,7 +330,10 @@ impl<'s> Batch<'s> {
         }
         let tables = *self.store.tables();
         let record = event.record();
-        tables.events.put_with_flags(&mut self.txn, PutFlags::APPEND, &keys::seq_bytes(seq), record.as_bytes())?;
+        if parts::write(&tables, &mut self.txn, seq, record.as_bytes())? && !self.has_parts {
+            super::raise_version(&tables, &mut self.txn)?;
+            self.has_parts = true;
+        }
         if let Some(stem) = event.address() {
             let time = keys::index_time(record.created_at()).to_be_bytes();
             for &stem in event.further_stems().iter().chain([&stem]) {
@@ -338,9 +351,8 @@ impl<'s> Batch<'s> {
     }
 
     /// Puts the record of an event under the number that it has in another file of the same database, without asking the rules again.
-    pub(super) fn carry(&mut self, seq: Seq, record: &[u8]) -> Result<(), StoreError> {
-        let event = Record::new(record).ok_or_else(|| StoreError::Damaged(format!("event {seq} is not a record")))?;
-        let event = self.store.prepare_record(&event);
+    pub(super) fn carry(&mut self, seq: Seq, record: &Record<'_>) -> Result<(), StoreError> {
+        let event = self.store.prepare_record(record);
         // Numbers between belong to events that are gone again.
         self.next_seq = seq;
         self.put(&event).map(|_| ())

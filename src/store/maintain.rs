@@ -15,7 +15,7 @@ use super::retention::RetentionReport;
 use super::scan::{Budget, Progress, Scan};
 use super::sound::{Depth, Watch as _};
 use super::statistics::Statistics;
-use super::{Store, StoreError, as_record, find_id, freelist, get_record, next_seq, schema, sound, tombstone};
+use super::{Store, StoreError, find_id, freelist, get_record, next_seq, parts, read_record, sound, tombstone};
 use crate::nostr::{Event, EventFields, Filter, Kind, KindClass};
 
 /// What is in the database, mostly from LMDB's own counters: no table is walked.
@@ -260,7 +260,7 @@ impl Store {
         Ok(StoreInfo {
             events: tables.iter().find(|t| t.name == "events").map_or(0, |t| t.entries),
             next_seq: next_seq(self.tables(), &txn)?,
-            schema_version: schema::VERSION,
+            schema_version: super::schema_version(self.tables(), &txn)?,
             file_bytes: self.env().real_disk_size()?,
             free_bytes: free.saturating_mul(page),
             oldest: self.outermost(Order::OldestFirst)?,
@@ -313,7 +313,7 @@ impl Store {
         }
         let tables = self.tables();
         let mut expected = [Digest::default(); 4];
-        let (mut addressed, mut expiring) = (0u64, 0u64);
+        let (mut addressed, mut expiring, mut parts) = (0u64, 0u64, 0u64);
         let mut kinds: BTreeMap<Kind, (u64, u64)> = BTreeMap::new();
         inspection.begin(Stage::Events, tables.events.len(&txn)?);
         for entry in tables.events.iter(&txn)? {
@@ -322,13 +322,14 @@ impl Store {
                 inspection.fault("an event has a key that is no number".into());
                 continue;
             };
-            let Ok(record) = as_record(seq, bytes) else {
+            parts += parts::count(bytes);
+            let Some(record) = read_record(self, &txn, seq, bytes)? else {
                 inspection.fault(format!("event {seq} is not a record"));
                 continue;
             };
             inspection.report.events += 1;
             let kind = kinds.entry(record.kind()).or_default();
-            *kind = (kind.0 + 1, kind.1 + bytes.len() as u64);
+            *kind = (kind.0 + 1, kind.1 + record.as_bytes().len() as u64);
             match record.to_event() {
                 None => inspection.fault(format!("event {seq} cannot be read")),
                 Some(event) if event.check_id().is_err() => {
@@ -385,6 +386,7 @@ impl Store {
             ("ids", tables.ids, inspection.report.events),
             ("addresses", tables.addresses, addressed),
             ("expirations", tables.expirations, expiring),
+            ("parts", tables.parts, parts),
         ] {
             let entries = table.len(&txn)?;
             inspection.report.entries += entries;

@@ -15,6 +15,7 @@ mod keys;
 mod lists;
 mod maintain;
 mod open;
+mod parts;
 mod pending;
 mod plan;
 mod prepare;
@@ -89,7 +90,7 @@ pub enum StoreError {
     },
     /// The database was written by another version of ratite.
     #[error(
-        "the database has schema version {found}, this program knows version {known}: use the program that wrote it, or export there and import here"
+        "the database has schema version {found}, this program knows versions up to {known}: use the program that wrote it, or export there and import here"
     )]
     Version {
         /// What the database says.
@@ -307,8 +308,12 @@ impl Store {
         let mut txn = self.read()?;
         for seq in seqs {
             match get_record(self, &txn, seq) {
-                Ok(Some(record)) if each(seq, record).is_break() => break,
-                Ok(_) => {}
+                Ok(Some(record)) => {
+                    if each(seq, record).is_break() {
+                        break;
+                    }
+                }
+                Ok(None) => {}
                 Err(StoreError::Damaged(_)) => {
                     self.note_damaged(seq);
                     // LMDB lets nothing more be read in a transaction that met damage.
@@ -335,10 +340,10 @@ impl Store {
             let (key, value) = entry?;
             let seq = keys::read_seq(key).ok_or_else(|| damaged_key("events"))?;
             next = seq + 1;
-            match Record::new(value) {
-                Some(record) if each(seq, record).is_break() => return Ok((next, false)),
-                Some(_) => {}
-                None => self.note_damaged(seq),
+            if let Some(record) = read_record(self, &txn, seq, value)?
+                && each(seq, record).is_break()
+            {
+                return Ok((next, false));
             }
         }
         // Numbers whose events are gone again count as read.
@@ -424,10 +429,24 @@ struct Meta {
 
 impl Meta {
     fn check(self) -> Result<KeyHasher, StoreError> {
-        if self.schema != schema::VERSION {
+        if !(schema::OLDEST..=schema::VERSION).contains(&self.schema) {
             return Err(StoreError::Version { found: self.schema, known: schema::VERSION });
         }
         Ok(KeyHasher(self.hash_key))
+    }
+}
+
+fn schema_version(tables: &Tables, txn: &RoTxn<'_>) -> Result<u32, StoreError> {
+    Ok(read_meta::<Meta>(tables, txn, META)?.map_or(schema::VERSION, |meta| meta.schema))
+}
+
+/// Notes that there are records in parts, which programs of version 1 do not know.
+fn raise_version(tables: &Tables, txn: &mut RwTxn<'_>) -> Result<(), StoreError> {
+    match read_meta::<Meta>(tables, txn, META)? {
+        Some(meta) if meta.schema < schema::VERSION => {
+            write_meta(tables, txn, META, &Meta { schema: schema::VERSION, ..meta })
+        }
+        _ => Ok(()),
     }
 }
 
@@ -466,24 +485,30 @@ fn damaged_key(table: &str) -> StoreError {
     StoreError::Damaged(format!("an entry of table {table} cannot be read"))
 }
 
-fn as_record(seq: Seq, bytes: &[u8]) -> Result<Record<'_>, StoreError> {
-    Record::new(bytes).ok_or_else(|| StoreError::Damaged(format!("event {seq} is not a record")))
-}
-
 /// The record of an event; `None` when it is gone, or damaged. One damaged record must not keep anybody from all the others, so it
 /// is noted and counts as gone: what it held can even be stored anew.
 fn get_record<'t>(store: &Store, txn: &'t RoTxn<'_>, seq: Seq) -> Result<Option<Record<'t>>, StoreError> {
-    let bytes = store.tables().events.get(txn, &keys::seq_bytes(seq))?;
-    Ok(bytes.and_then(|bytes| read_record(store, seq, bytes)))
+    match store.tables().events.get(txn, &keys::seq_bytes(seq))? {
+        Some(bytes) => read_record(store, txn, seq, bytes),
+        None => Ok(None),
+    }
 }
 
-/// The one place where stored bytes become a record.
-fn read_record<'t>(store: &Store, seq: Seq, bytes: &'t [u8]) -> Option<Record<'t>> {
-    let record = Record::new(bytes);
+/// The one place where what lies in `events` becomes a record; one that is damaged is noted.
+fn read_record<'t>(
+    store: &Store,
+    txn: &RoTxn<'_>,
+    seq: Seq,
+    bytes: &'t [u8],
+) -> Result<Option<Record<'t>>, StoreError> {
+    let record = match Record::new(bytes) {
+        None => parts::read(store.tables(), txn, seq, bytes)?,
+        whole => whole,
+    };
     if record.is_none() {
         store.note_damaged(seq);
     }
-    record
+    Ok(record)
 }
 
 /// The stored event with this id. Keys hold a part of it only, so the record has the last word.

@@ -433,7 +433,7 @@ fn matching(
         let (key, value) = entry?;
         let seq = keys::read_seq(key).ok_or_else(|| damaged_key("events"))?;
         if seqs.binary_search(&seq).is_ok()
-            && read_record(store, seq, value).is_some_and(|record| filter.matches(&record))
+            && read_record(store, txn, seq, value)?.is_some_and(|record| filter.matches(&record))
         {
             found += 1.0;
         }

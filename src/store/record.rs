@@ -52,48 +52,76 @@ pub fn encode(event: &Event, out: &mut Vec<u8>) {
     out.extend_from_slice(&event.sig.0);
 }
 
-/// A stored event, borrowed from the database. Reading it allocates nothing.
-#[derive(Clone, Copy, Debug)]
+/// A stored event, borrowed from the database. Reading it allocates nothing, but for the few long ones that lie there in parts, see
+/// [`super::parts`].
+#[derive(Clone, Debug)]
 pub struct Record<'a> {
-    bytes: &'a [u8],
+    bytes: Bytes<'a>,
+}
+
+#[derive(Clone, Debug)]
+enum Bytes<'a> {
+    Stored(&'a [u8]),
+    PutTogether(Box<[u8]>),
 }
 
 impl<'a> Record<'a> {
     /// Checks the frame of a record; `None` when these bytes are not one. The tags and the content are checked as they are
     /// read: a damaged part ends early, it never panics.
     pub fn new(bytes: &'a [u8]) -> Option<Record<'a>> {
+        Record::is_framed(bytes).then_some(Record { bytes: Bytes::Stored(bytes) })
+    }
+
+    /// The same of bytes that nobody else has.
+    pub(super) fn of_parts(bytes: Box<[u8]>) -> Option<Record<'a>> {
+        Record::is_framed(&bytes).then_some(Record { bytes: Bytes::PutTogether(bytes) })
+    }
+
+    fn is_framed(bytes: &[u8]) -> bool {
         let marks = [(0, 0x97), (1, BIN8), (2, 32), (35, BIN8), (36, 32), (69, 0xCF), (78, 0xCD)];
-        let framed = bytes.len() >= MIN
+        bytes.len() >= MIN
             && marks.iter().all(|&(at, mark)| bytes[at] == mark)
-            && bytes[bytes.len() - SIG..].starts_with(&[BIN8, 64]);
-        framed.then_some(Record { bytes })
+            && bytes[bytes.len() - SIG..].starts_with(&[BIN8, 64])
     }
 
     /// What [`encode`] wrote, which needs no checks.
     pub(super) fn of_encoded(bytes: &'a [u8]) -> Record<'a> {
-        debug_assert!(Record::new(bytes).is_some());
-        Record { bytes }
+        debug_assert!(Record::is_framed(bytes));
+        Record { bytes: Bytes::Stored(bytes) }
     }
 
     fn array<const N: usize>(&self, at: usize) -> [u8; N] {
         let mut out = [0; N];
         // `new` checked that the record is longer than every fixed field's end.
-        out.copy_from_slice(&self.bytes[at..at + N]);
+        out.copy_from_slice(&self.as_bytes()[at..at + N]);
         out
     }
 
     /// The signature.
     pub fn sig(&self) -> Signature {
-        Signature(self.array(self.bytes.len() - 64))
+        Signature(self.array(self.as_bytes().len() - 64))
     }
 
-    /// The record's bytes as stored.
-    pub fn as_bytes(&self) -> &'a [u8] {
-        self.bytes
+    /// The record's bytes.
+    #[inline]
+    pub fn as_bytes(&self) -> &[u8] {
+        match &self.bytes {
+            Bytes::Stored(bytes) => bytes,
+            Bytes::PutTogether(bytes) => bytes,
+        }
     }
 
-    fn body(&self) -> Reader<'a> {
-        Reader { bytes: self.bytes, at: TAGS }
+    /// Bytes of memory that it takes beside itself.
+    pub(super) fn memory(&self) -> usize {
+        match &self.bytes {
+            Bytes::Stored(_) => 0,
+            Bytes::PutTogether(bytes) => bytes.len(),
+        }
+    }
+
+    #[inline]
+    fn body(&self) -> Reader<'_> {
+        Reader { bytes: self.as_bytes(), at: TAGS }
     }
 
     /// Appends the event's canonical JSON, the same text as [`Event::write_json`]. False when the record is damaged; `out` then
@@ -101,7 +129,7 @@ impl<'a> Record<'a> {
     #[must_use]
     pub fn write_json(&self, out: &mut Vec<u8>) -> bool {
         let start = out.len();
-        out.reserve(self.bytes.len() * 2 + HEAD.len());
+        out.reserve(self.as_bytes().len() * 2 + HEAD.len());
         out.extend_from_slice(HEAD);
         // Neither can fail: the room is exactly what the digits need.
         let _ = const_hex::encode_to_slice(self.array::<32>(ID), &mut out[start + HEAD_ID..][..64]);

@@ -18,7 +18,7 @@ use super::copy::{self, Copy};
 use super::keys::{self, Seq};
 use super::open::{self, Door};
 use super::schema::Table;
-use super::{Store, StoreError, damaged_key, next_seq};
+use super::{Store, StoreError, damaged_key, next_seq, read_record};
 
 /// Events carried over in one transaction.
 const STEP: usize = 10_000;
@@ -93,9 +93,11 @@ impl Renewal {
             let (start, mut count) = (keys::seq_bytes(from), 0);
             for entry in store.tables().events.range(txn, &(Bound::Included(&start[..]), Bound::Unbounded))?.take(STEP)
             {
-                let (key, record) = entry?;
+                let (key, bytes) = entry?;
                 let seq = keys::read_seq(key).ok_or_else(|| damaged_key("events"))?;
-                batch.carry(seq, record)?;
+                let record = read_record(store, txn, seq, bytes)?
+                    .ok_or_else(|| StoreError::Damaged(format!("event {seq} is not a record")))?;
+                batch.carry(seq, &record)?;
                 (from, count) = (seq + 1, count + 1);
             }
             if count == 0 {

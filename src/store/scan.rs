@@ -293,7 +293,7 @@ struct Slice<'s> {
     fetched: Cell<Seq>,
     /// The records confirmed last, in turn: they are about to go out. A slot whose record was overwritten, or that an earlier slice gave out,
     /// has another number in it.
-    confirmed: RefCell<Vec<(Seq, Record<'s>)>>,
+    confirmed: RefCell<Vec<(Seq, Option<Record<'s>>)>>,
     confirmed_count: Cell<usize>,
     /// Room for a run, so that not every event costs an allocation.
     run: Cell<Vec<Seq>>,
@@ -302,25 +302,31 @@ struct Slice<'s> {
 /// Confirmed records that are kept at hand: as many as a question by ids usually has.
 const CONFIRMED: usize = 256;
 
+/// A record that takes more memory than this is read again when it goes out.
+const MOST_KEPT: usize = 32 << 10;
+
 impl<'s> Slice<'s> {
     /// The record of a match; `None` when it went since it was found in an earlier slice.
     fn record(&self, hit: &Hit) -> Result<Option<Record<'s>>, StoreError> {
-        match self.confirmed.borrow().get(hit.slot) {
-            Some((seq, record)) if *seq == hit.seq => Ok(Some(*record)),
-            _ => self.fetch(hit.seq),
-        }
+        let kept = match self.confirmed.borrow_mut().get_mut(hit.slot) {
+            Some((seq, record)) if *seq == hit.seq => record.take(),
+            _ => None,
+        };
+        if kept.is_some() { Ok(kept) } else { self.fetch(hit.seq) }
     }
 
     fn hit(&self, seq: Seq, record: Record<'s>) -> Hit {
         let count = self.confirmed_count.get();
         self.confirmed_count.set(count + 1);
         let slot = count % CONFIRMED;
+        let hit = Hit { created_at: record.created_at(), id: record.id(), seq, slot };
+        let record = record.memory().le(&MOST_KEPT).then_some(record);
         let mut confirmed = self.confirmed.borrow_mut();
         match confirmed.get_mut(slot) {
             Some(old) => *old = (seq, record),
             None => confirmed.push((seq, record)),
         }
-        Hit { created_at: record.created_at(), id: record.id(), seq, slot }
+        hit
     }
 
     /// Fetches a record. The newest events were the last to be learned of, so an answer newest first often finds them side by side.
@@ -342,7 +348,7 @@ impl<'s> Slice<'s> {
             let (key, value) = entry?;
             *at = read_seq(key).ok_or_else(|| damaged_key("events"))?;
             if *at == seq {
-                return Ok(read_record(self.store, seq, value));
+                return read_record(self.store, self.txn, seq, value);
             }
         }
         Ok(None)

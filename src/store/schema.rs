@@ -2,7 +2,7 @@
 //!
 //! | table | LMDB flags | key | value or duplicate |
 //! |---|---|---|---|
-//! | `events` | append | seq (5) | record, see [`super::record`] |
+//! | `events` | append | seq (5) | record, see [`super::record`]; of a long one its head, see [`super::parts`] |
 //! | `ids` | | `id[0..7]`, seq (12) | empty |
 //! | `time` | DUPFIXED | `t[0..3]` (3) | `t[3]`, inverted `id[0..2]`, seq (8) |
 //! | `kinds` | DUPFIXED | kind u16, `t[0..3]` (5) | `t[3]`, inverted `id[0..2]`, seq (8) |
@@ -14,6 +14,7 @@
 //! | `meta` | | name | MessagePack |
 //! | `lists` | | which list (1), item | MessagePack, see [`super::lists`] |
 //! | `known` | | pubkey (32) | since when u64 (8): who has published here while authenticated |
+//! | `parts` | append | seq, number u16 (7) | what stands behind the head of a long record, 2,023 bytes each |
 //! | `reserve` | | number u32 (4) | a blank page, see [`super::reserve`] |
 //!
 //! `t` is `created_at` clamped to 32 bits; the exact value is in the record. `h7` is the first seven bytes of a SipHash-1-3
@@ -27,7 +28,11 @@ use super::StoreError;
 use super::keys::Index;
 
 /// The version of the layout above, kept in `meta`.
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;
+
+/// The oldest version that can be read, and written to. There every record lies in `events` as a whole; the table `parts` is missing, or
+/// empty. The first long event that is stored raises the version: programs that know nothing of parts refuse the database from then on.
+pub const OLDEST: u32 = 1;
 
 /// LMDB wants the number of tables in advance; some are kept free for what comes later.
 pub const MAX_TABLES: u32 = 24;
@@ -50,12 +55,13 @@ pub struct Tables {
     pub reserve: Table,
     pub lists: Table,
     pub known: Table,
+    pub parts: Table,
 }
 
 const POSTINGS: DatabaseFlags = DatabaseFlags::DUP_SORT.union(DatabaseFlags::DUP_FIXED);
 const PLAIN: DatabaseFlags = DatabaseFlags::empty();
 
-const COUNT: usize = 13;
+const COUNT: usize = 14;
 
 /// Names and flags, in the order of the fields of [`Tables`].
 const DEFINITIONS: [(&str, DatabaseFlags); COUNT] = [
@@ -72,12 +78,27 @@ const DEFINITIONS: [(&str, DatabaseFlags); COUNT] = [
     ("reserve", PLAIN),
     ("lists", PLAIN),
     ("known", PLAIN),
+    ("parts", PLAIN),
 ];
 
 impl Tables {
     fn from_list(t: [Table; COUNT]) -> Tables {
-        let [events, ids, time, kinds, authors, tags, addresses, expirations, tombstones, meta, reserve, lists, known] =
-            t;
+        let [
+            events,
+            ids,
+            time,
+            kinds,
+            authors,
+            tags,
+            addresses,
+            expirations,
+            tombstones,
+            meta,
+            reserve,
+            lists,
+            known,
+            parts,
+        ] = t;
         Tables {
             events,
             ids,
@@ -92,6 +113,7 @@ impl Tables {
             reserve,
             lists,
             known,
+            parts,
         }
     }
 
@@ -111,6 +133,7 @@ impl Tables {
             t.reserve,
             t.lists,
             t.known,
+            t.parts,
         ];
         std::array::from_fn(|i| (DEFINITIONS[i].0, tables[i]))
     }

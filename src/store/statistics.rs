@@ -207,7 +207,7 @@ impl Store {
                 reached = seq;
                 break;
             }
-            match super::read_record(self, seq, value) {
+            match super::read_record(self, &txn, seq, value)? {
                 Some(record) => tally.add(&record),
                 // It counts as an event, of no kind.
                 None => tally.head.events += 1,

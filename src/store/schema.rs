@@ -14,7 +14,7 @@
 //! | `meta` | | name | MessagePack |
 //! | `lists` | | which list (1), item | MessagePack, see [`super::lists`] |
 //! | `known` | | pubkey (32) | since when u64 (8): who has published here while authenticated |
-//! | `parts` | append | seq, number u16 (7) | what stands behind the head of a long record, 2,023 bytes each |
+//! | `parts` | append | seq, number u16 (7) | what stands behind the head of a long record, a page each |
 //! | `reserve` | | number u32 (4) | a blank page, see [`super::reserve`] |
 //!
 //! `t` is `created_at` clamped to 32 bits; the exact value is in the record. `h7` is the first seven bytes of a SipHash-1-3

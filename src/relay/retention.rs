@@ -171,8 +171,8 @@ pub(super) enum Mode {
     Hurried,
 }
 
-/// Removes the first of these events in one transaction: fewer than all when the time is up before its commit, or when the database is
-/// too full for more. Called by the writer.
+/// Removes the first of these events in one transaction: fewer than all when the time is up before its commit, when it has become large,
+/// or when the database is too full for more. Called by the writer.
 pub(super) fn prune(core: &Core, seqs: &[u64], time: Duration) -> Result<Pruned, StoreError> {
     let began = Instant::now();
     let (done, _) = core.store().remove_some(core.settings().clock.now(), seqs.len(), |batch, few| {
@@ -181,7 +181,7 @@ pub(super) fn prune(core: &Core, seqs: &[u64], time: Duration) -> Result<Pruned,
         for &seq in &seqs[..few] {
             batch.remove(seq)?;
             done += 1;
-            if began.elapsed() >= time {
+            if began.elapsed() >= time || batch.is_large() {
                 break;
             }
         }

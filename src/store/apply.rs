@@ -13,6 +13,7 @@ use std::ops::{Bound, ControlFlow};
 
 use heed::RwTxn;
 
+use super::holes::Holes;
 use super::keys::{self, Index, Posting, SEQ_END, Seq, Short};
 use super::pending::Pending;
 use super::prepare::{Prepared, address_stem, further_stems};
@@ -24,10 +25,9 @@ use super::{
 };
 use crate::nostr::{Event, EventFields, EventId, Kind, KindClass, PublicKey, TagRef};
 
-/// A transaction with so many entries to delete as the database has pages, divided by this, is a large one; in small databases with so
-/// many.
+/// A transaction that touches as many pages as the database has, divided by this, is a large one; in small databases so many.
 const LARGE_SHARE: usize = 64;
-const LARGE_LEAST: usize = 512;
+const LARGE_LEAST: usize = 128;
 
 /// What a batch did with an event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -88,10 +88,13 @@ pub struct Batch<'s> {
     removed_again: HashSet<Seq>,
     /// A long record was stored, and the version says that there may be such.
     has_parts: bool,
+    holes: Holes,
     /// Bytes of the records that were stored, and of those that were removed.
     stored_bytes: usize,
     removed_bytes: usize,
-    /// So many entries to delete make a large transaction.
+    /// Events that were removed.
+    removals: usize,
+    /// So many pages make a large transaction.
     large: usize,
     tally: Tally,
 }
@@ -122,8 +125,10 @@ impl<'s> Batch<'s> {
             bookmarked: false,
             removed_again: HashSet::new(),
             has_parts: false,
+            holes: Holes::default(),
             stored_bytes: 0,
             removed_bytes: 0,
+            removals: 0,
             large: (store.env().info().last_page_number / LARGE_SHARE).max(LARGE_LEAST),
             tally,
         })
@@ -134,13 +139,16 @@ impl<'s> Batch<'s> {
         Batch { rules, ..self }
     }
 
-    /// Whether this transaction replaces so much that it should be committed before it goes on.
+    /// Whether this transaction removes so much that it should be committed before it goes on.
     ///
-    /// Entries of tags stand all over their table, so for each that is deleted LMDB writes a page anew; the old ones are free only after
-    /// the next commit. What a database needs beside its content is therefore twice what its transactions touch. Where
+    /// What is removed, and what comes in its place, stands all over the tables, so LMDB writes a page anew for nearly each entry; the old ones
+    /// are free only after the next commit. What a database needs beside its content is therefore twice what its transactions touch. Where
     /// the content grows, it takes in what they leave behind; where as much goes as comes, the file would be so much larger for ever.
     pub fn is_large(&self) -> bool {
-        self.pending.deletions() >= self.large && self.removed_bytes >= self.stored_bytes / 2
+        // A removed event has a page in the log, one in `ids` and perhaps one in `addresses`.
+        self.removals > 0
+            && self.pending.pages() + 3 * self.removals >= self.large
+            && self.removed_bytes >= self.stored_bytes / 2
     }
 
     /// The number the next stored event will get.
@@ -203,6 +211,8 @@ impl<'s> Batch<'s> {
             parts::remove(&tables, &mut self.txn, seq)?;
         }
         self.removed = true;
+        self.removals += 1;
+        self.holes.removed(seq, length);
         self.removed_bytes += bytes.as_ref().map_or(length, |bytes| bytes.len());
         // Which entries a damaged record had, nobody can tell any more. They lead nowhere and are passed over.
         let record = bytes.as_deref().and_then(Record::new);
@@ -281,6 +291,11 @@ impl<'s> Batch<'s> {
             return Ok(());
         }
         self.write_pending()?;
+        if !self.holes.is_empty() {
+            // It takes some pages before it gives others back.
+            let tidy = self.store.is_roomy().then(|| self.store.page_size());
+            self.holes.write(self.store.tables(), &mut self.txn, self.first_seq, tidy)?;
+        }
         write_next_seq(self.store.tables(), &mut self.txn, self.next_seq)?;
         self.tally.write(self.store, &mut self.txn, self.next_seq)?;
         self.store.commit(self.txn)

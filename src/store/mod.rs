@@ -11,6 +11,7 @@ mod count;
 mod cursor;
 mod file;
 mod freelist;
+mod holes;
 mod keys;
 mod lists;
 mod maintain;

@@ -52,9 +52,12 @@ impl Pending {
         keys::each_entry(record, stems, seq, &mut |index, entry| deletes[index as usize].push(entry));
     }
 
-    /// Entries that are to be deleted.
-    pub fn deletions(&self) -> usize {
-        self.deletes.iter().map(Vec::len).sum()
+    /// About how many pages its entries stand on: those of authors and tags, and the ids, stand anywhere, the others side by side. A new
+    /// version of a list has most of its entries where the old one had them.
+    pub fn pages(&self) -> usize {
+        let scattered = [Index::Authors, Index::Tags].map(|index| index as usize);
+        let entries = scattered.map(|index| self.puts[index].len().max(self.deletes[index].len()));
+        self.ids.len() + entries.iter().sum::<usize>()
     }
 
     /// Writes everything into its tables.

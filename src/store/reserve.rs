@@ -35,6 +35,9 @@ const FIRST: u64 = 16;
 /// half as many as in the reserve, count as room.
 const ROOM: RangeInclusive<u64> = 64..=512;
 
+/// Bytes by which the file can grow, where it is far from full.
+const ROOMY: u64 = 64 << 20;
+
 /// When not even so few removals fit, the reserve is drawn on.
 const FEW: usize = 16;
 
@@ -49,7 +52,7 @@ const PAGE_HEADER: usize = 16;
 const LARGEST_PAGE: usize = 64 << 10;
 
 impl Store {
-    fn page_size(&self) -> usize {
+    pub(super) fn page_size(&self) -> usize {
         self.env().unnamed_database_stat().page_size as usize
     }
 
@@ -100,6 +103,14 @@ impl Store {
             self.age_free_pages()?;
         }
         Ok(room)
+    }
+
+    /// Whether there is room for what need not be done now.
+    pub(super) fn is_roomy(&self) -> bool {
+        let wanted = ROOMY / self.page_size() as u64;
+        let disk = rustix::fs::statvfs(self.path());
+        self.growth_within_map() >= wanted
+            && disk.is_ok_and(|disk| disk.f_bavail.saturating_mul(disk.f_frsize) >= ROOMY)
     }
 
     /// By how many pages the file can grow, the disk permitting.

@@ -15,6 +15,7 @@
 //! | `lists` | | which list (1), item | MessagePack, see [`super::lists`] |
 //! | `known` | | pubkey (32) | since when u64 (8): who has published here while authenticated |
 //! | `parts` | append | seq, number u16 (7) | what stands behind the head of a long record, a page each |
+//! | `holes` | | block of the log u32 (4) | its bytes u32, and those that are gone since u32, see [`super::holes`] |
 //! | `reserve` | | number u32 (4) | a blank page, see [`super::reserve`] |
 //!
 //! `t` is `created_at` clamped to 32 bits; the exact value is in the record. `h7` is the first seven bytes of a SipHash-1-3
@@ -56,12 +57,13 @@ pub struct Tables {
     pub lists: Table,
     pub known: Table,
     pub parts: Table,
+    pub holes: Table,
 }
 
 const POSTINGS: DatabaseFlags = DatabaseFlags::DUP_SORT.union(DatabaseFlags::DUP_FIXED);
 const PLAIN: DatabaseFlags = DatabaseFlags::empty();
 
-const COUNT: usize = 14;
+const COUNT: usize = 15;
 
 /// Names and flags, in the order of the fields of [`Tables`].
 const DEFINITIONS: [(&str, DatabaseFlags); COUNT] = [
@@ -79,7 +81,11 @@ const DEFINITIONS: [(&str, DatabaseFlags); COUNT] = [
     ("lists", PLAIN),
     ("known", PLAIN),
     ("parts", PLAIN),
+    ("holes", PLAIN),
 ];
+
+/// Tables that say something of their file, not of what is stored.
+pub const OF_THE_FILE: [&str; 2] = ["reserve", "holes"];
 
 impl Tables {
     fn from_list(t: [Table; COUNT]) -> Tables {
@@ -98,6 +104,7 @@ impl Tables {
             lists,
             known,
             parts,
+            holes,
         ] = t;
         Tables {
             events,
@@ -114,6 +121,7 @@ impl Tables {
             lists,
             known,
             parts,
+            holes,
         }
     }
 
@@ -134,6 +142,7 @@ impl Tables {
             t.lists,
             t.known,
             t.parts,
+            t.holes,
         ];
         std::array::from_fn(|i| (DEFINITIONS[i].0, tables[i]))
     }

@@ -26,8 +26,8 @@ use super::{
 use crate::nostr::{Event, EventFields, EventId, Kind, KindClass, PublicKey, TagRef};
 
 /// A transaction that touches as many pages as the database has, divided by this, is a large one; in small databases so many.
-const LARGE_SHARE: usize = 64;
-const LARGE_LEAST: usize = 128;
+const LARGE_SHARE: usize = 96;
+const LARGE_LEAST: usize = 256;
 
 /// What a batch did with an event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

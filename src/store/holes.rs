@@ -10,7 +10,8 @@
 use std::collections::{HashMap, VecDeque};
 use std::ops::Bound;
 
-use heed::{RoTxn, RwTxn};
+use heed::types::Bytes;
+use heed::{RoRange, RoTxn, RwTxn};
 
 use super::keys::{self, Seq};
 use super::schema::Tables;
@@ -23,7 +24,7 @@ const BLOCK: Seq = 512;
 const SPARSE: u32 = 8;
 
 /// Blocks that one transaction writes: some milliseconds.
-const MOST: usize = 4;
+const MOST: usize = 2;
 
 /// What LMDB has on a page for each record beside it: its place, its head and its key.
 const NODE: usize = 2 + 8 + 5;
@@ -70,11 +71,7 @@ fn first(number: u32) -> Seq {
 }
 
 /// What stands in a block, in order.
-fn records<'t>(
-    tables: &Tables,
-    txn: &'t RoTxn<'_>,
-    number: u32,
-) -> Result<impl Iterator<Item = heed::Result<(&'t [u8], &'t [u8])>>, StoreError> {
+fn records<'t>(tables: &Tables, txn: &'t RoTxn<'_>, number: u32) -> Result<RoRange<'t, Bytes, Bytes>, StoreError> {
     let (first, end) = (keys::seq_bytes(first(number)), keys::seq_bytes(first(number) + BLOCK - 1));
     Ok(tables.events.range(txn, &(Bound::Included(&first[..]), Bound::Included(&end[..])))?)
 }

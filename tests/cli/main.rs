@@ -128,14 +128,14 @@ fn a_database_of_another_version_is_refused_by_every_command_and_left_as_it_is()
     for file in ["ratite-data/data.mdb", "old.mdb"] {
         let mut bytes = fs::read(place.path(file)).unwrap();
         // The name of the entry, and a list of two that begins with the version.
-        let mark = b"database\x92\x01";
+        let mark = b"database\x92\x02";
         let versions: Vec<usize> = (0..bytes.len() - mark.len()).filter(|at| bytes[*at..].starts_with(mark)).collect();
         assert!(!versions.is_empty());
-        versions.iter().for_each(|at| bytes[at + mark.len() - 1] = 2);
+        versions.iter().for_each(|at| bytes[at + mark.len() - 1] = 3);
         place.write(file, bytes);
     }
     let before = fs::read(place.path("ratite-data/data.mdb")).unwrap();
-    let words = "the database has schema version 2, this program knows version 1: use the program that wrote it";
+    let words = "the database has schema version 3, this program knows versions up to 2: use the program that wrote it";
     for arguments in [
         &["info"][..],
         &["export"],

@@ -53,7 +53,7 @@ pub fn encode(event: &Event, out: &mut Vec<u8>) {
 }
 
 /// A stored event, borrowed from the database. Reading it allocates nothing, but for the few long ones that lie there in parts, see
-/// [`super::parts`].
+/// `store/parts.rs`.
 #[derive(Clone, Debug)]
 pub struct Record<'a> {
     bytes: Bytes<'a>,

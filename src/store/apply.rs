@@ -204,8 +204,7 @@ impl<'s> Batch<'s> {
         let Some(bytes) = tables.events.get(&self.txn, &keys::seq_bytes(seq))? else { return Ok(false) };
         // Deleting invalidates what was read in this transaction, so the record is copied first.
         let (whole, length) = (Record::new(bytes).is_some(), bytes.len());
-        let bytes: Option<Box<[u8]>> =
-            read_record(self.store, &self.txn, seq, bytes)?.map(|record| record.as_bytes().into());
+        let bytes = read_record(self.store, &self.txn, seq, bytes)?.map(Record::into_bytes);
         tables.events.delete(&mut self.txn, &keys::seq_bytes(seq))?;
         if !whole {
             parts::remove(&tables, &mut self.txn, seq)?;

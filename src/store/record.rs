@@ -111,6 +111,14 @@ impl<'a> Record<'a> {
         }
     }
 
+    /// The record's bytes, for those who keep them.
+    pub(super) fn into_bytes(self) -> Box<[u8]> {
+        match self.bytes {
+            Bytes::Stored(bytes) => bytes.into(),
+            Bytes::PutTogether(bytes) => bytes,
+        }
+    }
+
     /// Bytes of memory that it takes beside itself.
     pub(super) fn memory(&self) -> usize {
         match &self.bytes {

@@ -40,113 +40,58 @@ pub const MAX_TABLES: u32 = 24;
 
 pub type Table = heed::Database<'static, Bytes, Bytes>;
 
-/// Every table of the database.
-#[derive(Clone, Copy)]
-pub struct Tables {
-    pub events: Table,
-    pub ids: Table,
-    pub time: Table,
-    pub kinds: Table,
-    pub authors: Table,
-    pub tags: Table,
-    pub addresses: Table,
-    pub expirations: Table,
-    pub tombstones: Table,
-    pub meta: Table,
-    pub reserve: Table,
-    pub lists: Table,
-    pub known: Table,
-    pub parts: Table,
-    pub holes: Table,
-}
-
 const POSTINGS: DatabaseFlags = DatabaseFlags::DUP_SORT.union(DatabaseFlags::DUP_FIXED);
 const PLAIN: DatabaseFlags = DatabaseFlags::empty();
 
-const COUNT: usize = 15;
+/// Each table is named once: a field of [`Tables`], its name in the database and its flags.
+macro_rules! tables {
+    ($($name:ident: $flags:ident,)*) => {
+        /// Every table of the database.
+        #[derive(Clone, Copy)]
+        pub struct Tables {
+            $(pub $name: Table,)*
+        }
 
-/// Names and flags, in the order of the fields of [`Tables`].
-const DEFINITIONS: [(&str, DatabaseFlags); COUNT] = [
-    ("events", PLAIN),
-    ("ids", PLAIN),
-    ("time", POSTINGS),
-    ("kinds", POSTINGS),
-    ("authors", POSTINGS),
-    ("tags", POSTINGS),
-    ("addresses", PLAIN),
-    ("expirations", PLAIN),
-    ("tombstones", PLAIN),
-    ("meta", PLAIN),
-    ("reserve", PLAIN),
-    ("lists", PLAIN),
-    ("known", PLAIN),
-    ("parts", PLAIN),
-    ("holes", PLAIN),
-];
+        /// Names and flags, in the order of the fields of [`Tables`].
+        const DEFINITIONS: [(&str, DatabaseFlags); COUNT] = [$((stringify!($name), $flags),)*];
+
+        const COUNT: usize = [$(stringify!($name)),*].len();
+
+        impl Tables {
+            fn from_list([$($name),*]: [Table; COUNT]) -> Tables {
+                Tables { $($name),* }
+            }
+
+            /// Their names, and the tables.
+            pub fn list(&self) -> [(&'static str, Table); COUNT] {
+                [$((stringify!($name), self.$name),)*]
+            }
+        }
+    };
+}
+
+tables! {
+    events: PLAIN,
+    ids: PLAIN,
+    time: POSTINGS,
+    kinds: POSTINGS,
+    authors: POSTINGS,
+    tags: POSTINGS,
+    addresses: PLAIN,
+    expirations: PLAIN,
+    tombstones: PLAIN,
+    meta: PLAIN,
+    reserve: PLAIN,
+    lists: PLAIN,
+    known: PLAIN,
+    parts: PLAIN,
+    holes: PLAIN,
+}
 
 /// Tables that say something of their file, not of what is stored.
 pub const OF_THE_FILE: [&str; 2] = ["reserve", "holes"];
 
 impl Tables {
-    fn from_list(t: [Table; COUNT]) -> Tables {
-        let [
-            events,
-            ids,
-            time,
-            kinds,
-            authors,
-            tags,
-            addresses,
-            expirations,
-            tombstones,
-            meta,
-            reserve,
-            lists,
-            known,
-            parts,
-            holes,
-        ] = t;
-        Tables {
-            events,
-            ids,
-            time,
-            kinds,
-            authors,
-            tags,
-            addresses,
-            expirations,
-            tombstones,
-            meta,
-            reserve,
-            lists,
-            known,
-            parts,
-            holes,
-        }
-    }
-
-    pub fn list(&self) -> [(&'static str, Table); COUNT] {
-        let t = self;
-        let tables = [
-            t.events,
-            t.ids,
-            t.time,
-            t.kinds,
-            t.authors,
-            t.tags,
-            t.addresses,
-            t.expirations,
-            t.tombstones,
-            t.meta,
-            t.reserve,
-            t.lists,
-            t.known,
-            t.parts,
-            t.holes,
-        ];
-        std::array::from_fn(|i| (DEFINITIONS[i].0, tables[i]))
-    }
-
     pub fn index(&self, index: Index) -> Table {
         match index {
             Index::Time => self.time,

@@ -57,6 +57,11 @@ shapes! {
         format!(r#"{{"authors":{},"kinds":[1],"limit":100}}"#, list(&Pool::some(rng, &pool.authors, 100)));
     // Everybody's notes.
     global_k1_l500(_pool, _rng) => r#"{"kinds":[1],"limit":500}"#.to_owned();
+    // The same further down, a page that nobody asked for lately.
+    older_k1_l500(pool, rng) => {
+        let span = pool.newest - pool.oldest;
+        format!(r#"{{"kinds":[1],"until":{},"limit":500}}"#, pool.newest - rng.below(span * 9 / 10 + 1))
+    };
     // Answers and reactions to a note.
     e_k1_7(pool, rng) => format!(r##"{{"#e":["{}"],"kinds":[1,7]}}"##, one(rng, &pool.referred));
     // Reactions to all notes on a screen.

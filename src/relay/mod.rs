@@ -37,6 +37,7 @@ mod retention;
 mod settings;
 mod subscription;
 mod swap;
+mod texts;
 mod trouble;
 mod verify;
 mod writer;

@@ -17,6 +17,7 @@ use super::figures::Verb;
 use super::peer::Peer;
 use super::question::{Kind, Question};
 use super::subscription::{Finished, Subscription, send_one};
+use super::texts;
 use crate::nostr::{EventFields, message};
 use crate::store::{Access, Budget, Progress, Record, StoreError};
 
@@ -216,7 +217,7 @@ fn end_slice(
 fn append_record(subscription: &Subscription, messages: &mut Vec<u8>, record: &Record<'_>) -> bool {
     let mut whole = false;
     subscription.append_event(messages, |out| {
-        whole = record.write_json(out);
+        whole = texts::write_json(record, out);
         if !whole {
             // A damaged record costs its own event, not the answer; `ratite verify` and the log tell of it.
             tracing::error!(id = %record.id(), "a stored event is damaged and was left out");

@@ -86,7 +86,7 @@ struct Args {
     threads: usize,
     #[arg(long, hide = true)]
     bench: bool,
-    /// Internal: be the server of a ceiling: `bytes`, `fan` or `durable`, with `:PORT`
+    /// Internal: be the server of a ceiling: `bytes`, `checked`, `fan` or `durable`, with `:PORT`
     #[arg(long, hide = true)]
     serve: Option<String>,
 }
@@ -258,8 +258,16 @@ impl Bench {
     fn publish(&self, runtime: &tokio::runtime::Runtime) -> Result<()> {
         type Cell = Vec<(Published, f64, (f64, f64), f64)>;
         let steps = &self.args.publish;
-        let mut cells: Vec<Vec<Cell>> =
-            self.contenders.iter().map(|_| steps.iter().map(|_| Vec::new()).collect()).collect();
+        let this = std::env::current_exe()?;
+        let ceiling = (!self.args.unsigned).then(|| Contender {
+            name: "signatures and one table".into(),
+            how: How::Command(format!("{} --bench --serve checked:{{port}}", this.display())),
+            import: None,
+            deflate: false,
+            running: None,
+        });
+        let contenders: Vec<&Contender> = self.contenders.iter().chain(&ceiling).collect();
+        let mut cells: Vec<Vec<Cell>> = contenders.iter().map(|_| steps.iter().map(|_| Vec::new()).collect()).collect();
         let total: usize = steps.iter().map(|(_, events)| events).sum();
         if total * self.args.rounds > self.lines.len() {
             return Err(format!(
@@ -274,7 +282,7 @@ impl Bench {
             if !self.args.unsigned {
                 signatures.push(ceilings::verification(&self.lines, 20_000)?);
             }
-            for (contender, cells) in self.contenders.iter().zip(&mut cells) {
+            for (contender, cells) in contenders.iter().zip(&mut cells) {
                 eprintln!("publish, round {}: {}", round + 1, contender.name);
                 let dir = process::scratch(&format!("publish-{}", contender.folder()))?;
                 let running = contender.start(&dir)?;
@@ -317,7 +325,7 @@ impl Bench {
         ]);
         for (i, (connections, _)) in steps.iter().enumerate() {
             let mut base = None;
-            for (contender, cells) in self.contenders.iter().zip(&mut cells) {
+            for (contender, cells) in contenders.iter().zip(&mut cells) {
                 let cell = &mut cells[i];
                 let rate = median(cell.iter().map(|c| c.0.events as f64 / c.0.seconds));
                 let cpu = median(cell.iter().map(|c| c.1 / c.0.events.max(1) as f64 * 1e6));
@@ -718,7 +726,11 @@ fn records(lines: &Lines, count: usize) -> Vec<Vec<u8>> {
 /// The other side of a ceiling.
 fn serve(what: &str, args: &Args) -> Result<()> {
     let (what, port) = what.split_once(':').ok_or("write WHAT:PORT")?;
-    let lines = Lines::read(args.file.as_deref().ok_or("--file is missing")?)?;
+    let lines = match &args.file {
+        Some(file) => Lines::read(file)?,
+        None if what == "checked" => Lines::default(),
+        None => return Err("--file is missing".into()),
+    };
     let threads = std::thread::available_parallelism().map_or(2, |n| n.get().max(2));
     // As the relay's.
     let runtime =
@@ -726,6 +738,7 @@ fn serve(what: &str, args: &Args) -> Result<()> {
     runtime.block_on(async {
         let listener = tokio::net::TcpListener::bind(("127.0.0.1", port.parse()?)).await?;
         match what {
+            "checked" => return kit::checked::serve(listener, process::scratch("publish-checked")?).await,
             "fan" => return kit::fan::serve(listener, &lines, threads, None).await,
             "durable" => {
                 let folder = process::scratch("live-durable")?;

@@ -7,6 +7,7 @@ use heed::types::Bytes;
 use heed::{CommitOrAbort, Database, Env, EnvOpenOptions, PutFlags};
 use rayon::prelude::*;
 use secp256k1::{XOnlyPublicKey, schnorr};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 use super::pool::Lines;
 use super::report::Latencies;
@@ -19,35 +20,40 @@ pub struct Verification {
     pub micros: f64,
 }
 
-/// Checks `events` signatures of the workload, keys parsed each time, nothing else.
-pub fn verification(lines: &Lines, events: usize) -> Result<Verification> {
-    #[derive(serde::Deserialize)]
-    struct Signed {
-        id: String,
-        pubkey: String,
-        sig: String,
-    }
-    let signed: Vec<([u8; 32], [u8; 32], [u8; 64])> = lines
-        .iter()
-        .take(events)
-        .filter_map(|line| {
-            let event: Signed = serde_json::from_slice(line).ok()?;
-            Some((
-                const_hex::decode_to_array(event.id).ok()?,
-                const_hex::decode_to_array(event.pubkey).ok()?,
-                const_hex::decode_to_array(event.sig).ok()?,
-            ))
+/// What a signature is checked with.
+pub struct Signed {
+    id: [u8; 32],
+    pubkey: [u8; 32],
+    sig: [u8; 64],
+}
+
+impl Signed {
+    /// Finds them in an event's text, which writes no white space.
+    pub fn find(event: &[u8]) -> Option<Signed> {
+        fn field<const N: usize>(event: &[u8], name: &str) -> Option<[u8; N]> {
+            let at = memchr::memmem::find(event, name.as_bytes())? + name.len();
+            const_hex::decode_to_array(event.get(at..at + 2 * N)?).ok()
+        }
+        Some(Signed {
+            id: field(event, "\"id\":\"")?,
+            pubkey: field(event, "\"pubkey\":\"")?,
+            sig: field(event, "\"sig\":\"")?,
         })
-        .collect();
+    }
+
+    /// Checks it, the key parsed each time.
+    pub fn is_good(&self) -> bool {
+        let sig = schnorr::Signature::from_byte_array(self.sig);
+        XOnlyPublicKey::from_byte_array(self.pubkey).is_ok_and(|key| schnorr::verify(&sig, &self.id, &key).is_ok())
+    }
+}
+
+/// Checks `events` signatures of the workload, nothing else.
+pub fn verification(lines: &Lines, events: usize) -> Result<Verification> {
+    let signed: Vec<Signed> = lines.iter().take(events).filter_map(Signed::find).collect();
     let cpu = process::cpu_seconds(std::process::id()).unwrap_or(0.0);
     let started = Instant::now();
-    let good = signed
-        .par_iter()
-        .filter(|(id, pubkey, sig)| {
-            XOnlyPublicKey::from_byte_array(*pubkey)
-                .is_ok_and(|key| schnorr::verify(&schnorr::Signature::from_byte_array(*sig), id, &key).is_ok())
-        })
-        .count();
+    let good = signed.par_iter().filter(|signed| signed.is_good()).count();
     let seconds = started.elapsed().as_secs_f64();
     let cpu = process::cpu_seconds(std::process::id()).unwrap_or(0.0) - cpu;
     if good != signed.len() {
@@ -120,21 +126,11 @@ pub fn puts<'a>(
 /// A server that answers every REQ with the same bytes from memory: what sockets and frames alone allow. It runs as a process of its
 /// own, so that its CPU time can be told from the driver's.
 pub async fn serve_bytes(listener: tokio::net::TcpListener, answer: std::sync::Arc<[u8]>) -> Result<()> {
-    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
     loop {
         let (mut stream, _) = listener.accept().await?;
         let answer = answer.clone();
         tokio::spawn(async move {
-            stream.set_nodelay(true)?;
-            let mut request = Vec::new();
-            while !request.ends_with(b"\r\n\r\n") {
-                if stream.read_buf(&mut request).await? == 0 {
-                    return Ok(());
-                }
-            }
-            stream
-                .write_all(b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n")
-                .await?;
+            shake_hands(&mut stream).await?;
             let mut buffer = vec![0; 64 << 10];
             let mut pieces = Vec::new();
             loop {
@@ -153,6 +149,18 @@ pub async fn serve_bytes(listener: tokio::net::TcpListener, answer: std::sync::A
             Ok::<(), std::io::Error>(())
         });
     }
+}
+
+/// Takes a client's request for a WebSocket, whatever it says.
+pub async fn shake_hands(stream: &mut tokio::net::TcpStream) -> std::io::Result<()> {
+    stream.set_nodelay(true)?;
+    let mut request = Vec::new();
+    while !request.ends_with(b"\r\n\r\n") {
+        if stream.read_buf(&mut request).await? == 0 {
+            return Err(std::io::ErrorKind::UnexpectedEof.into());
+        }
+    }
+    stream.write_all(b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n").await
 }
 
 /// Appends a frame as a server sends it, its payload given in pieces.

@@ -27,9 +27,9 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
 use super::Result;
-use super::ceilings::{bare_table, frame};
+use super::ceilings::{bare_table, frame, shake_hands};
 use super::pool::Lines;
-use super::socket::{MASK, frame_at};
+use super::socket::{message_at, unmasked};
 
 /// An event, ready to be sent.
 struct Prepared {
@@ -117,18 +117,11 @@ fn prepare(event: &[u8]) -> Option<Prepared> {
 
 /// Shakes hands and learns from the first message who this is.
 async fn greet(mut stream: TcpStream, hall: Arc<Hall>) -> Result<()> {
-    stream.set_nodelay(true)?;
+    shake_hands(&mut stream).await?;
     let mut bytes = Vec::new();
-    while !bytes.ends_with(b"\r\n\r\n") {
-        if stream.read_buf(&mut bytes).await? == 0 {
-            return Ok(());
-        }
-    }
-    stream.write_all(b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n").await?;
-    bytes.clear();
     loop {
         if let Some((start, end)) = message_at(&bytes) {
-            let message: Vec<u8> = bytes[start..end].iter().zip(MASK.iter().cycle()).map(|(a, b)| a ^ b).collect();
+            let message = unmasked(&bytes[start..end]);
             if !message.starts_with(b"[\"REQ\"") {
                 return hear(stream, bytes, &hall).await;
             }
@@ -140,13 +133,6 @@ async fn greet(mut stream: TcpStream, hall: Arc<Hall>) -> Result<()> {
             return Ok(());
         }
     }
-}
-
-/// Where the payload of the first message of a client begins and ends, once it is complete.
-fn message_at(bytes: &[u8]) -> Option<(usize, usize)> {
-    let (_, start, end) = frame_at(bytes)?;
-    let (start, end) = (start + MASK.len(), end + MASK.len());
-    (bytes.len() >= end).then_some((start, end))
 }
 
 /// The authors that a REQ names; `None` when it names none.

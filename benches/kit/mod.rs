@@ -8,7 +8,7 @@
 //! | `drive` | publishers, askers, subscribers |
 //! | `process` | children, and what /proc says of a relay |
 //! | `contender` | a relay under test |
-//! | `ceilings` `fan` | what the machine itself can do; the same for live delivery |
+//! | `ceilings` `checked` `fan` | what the machine itself can do; the same for publishing and for live delivery |
 //! | `options` | flags that several benches have |
 //! | `report` | medians, percentiles, tables |
 
@@ -16,6 +16,7 @@
 #![allow(dead_code)]
 
 pub mod ceilings;
+pub mod checked;
 pub mod contender;
 pub mod drive;
 pub mod fan;

@@ -13,6 +13,7 @@ use super::Result;
 use super::random::Rng;
 
 /// The text of a workload, one event to a line.
+#[derive(Default)]
 pub struct Lines {
     text: Vec<u8>,
     lines: Vec<Range<usize>>,

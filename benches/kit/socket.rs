@@ -231,3 +231,15 @@ pub fn frame_at(bytes: &[u8]) -> Option<(u8, usize, usize)> {
     };
     (bytes.len() >= start + len).then_some((first, start, start + len))
 }
+
+/// Where the payload of the first message of a client begins and ends, once it is complete.
+pub fn message_at(bytes: &[u8]) -> Option<(usize, usize)> {
+    let (_, start, end) = frame_at(bytes)?;
+    let (start, end) = (start + MASK.len(), end + MASK.len());
+    (bytes.len() >= end).then_some((start, end))
+}
+
+/// A client's payload, its mask taken off.
+pub fn unmasked(payload: &[u8]) -> Vec<u8> {
+    payload.iter().zip(MASK.iter().cycle()).map(|(a, b)| a ^ b).collect()
+}

@@ -270,6 +270,8 @@ settings! {
         /// How much may wait for its signature check and for the disk before publishers have to wait. At least twice
         /// limits.max_message_length.
         queue_bytes: usize = 32 * 1024 * 1024, bytes(MIB..=16 * GIB);
+        /// How much memory the texts of events may take that are asked for again and again, such as the newest notes.
+        kept_texts_bytes: usize = 16 * 1024 * 1024, bytes(64 * KIB..=16 * GIB);
     }
 
     /// How long events are kept, and how large the database may become. What has expired or was deleted by its author goes

@@ -109,6 +109,10 @@ pub struct Stats {
     pub queued_bytes: usize,
     /// The most that may wait.
     pub queue_bytes: usize,
+    /// Bytes of texts that are kept because they are asked for again and again.
+    pub kept_texts_bytes: usize,
+    /// The most that they may take.
+    pub kept_texts_max_bytes: usize,
     /// What waits in the queues between the threads: events to be verified, orders to the writer, to live delivery, and peers with
     /// questions.
     pub queues: Queues,
@@ -155,6 +159,7 @@ struct Core {
     unpublished: AtomicBool,
     live: live::Live,
     memory: Arc<memory::Pool>,
+    texts: texts::Texts,
     /// When the log was last told that it is used up.
     shortage_told: AtomicU64,
     room: Arc<Semaphore>,
@@ -213,6 +218,7 @@ impl Relay {
             live: live::Live::new(store.next_seq()?, live_tx, Arc::clone(&figures)),
             shortage_told: AtomicU64::new(0),
             memory: memory::Pool::new(settings.limits.max_filter_bytes_total, settings.limits.max_filter_bytes),
+            texts: texts::Texts::new(settings.kept_texts_bytes, threads() + settings.callers),
             store: Swap::new(store),
             room: Arc::new(Semaphore::new(room_total)),
             room_total,
@@ -290,10 +296,11 @@ impl Relay {
             let _ = self.core.identity.set(identity);
         }
         let old = self.core.settings();
-        let Settings { queue_bytes, callers, alone, unattended, ref clock, .. } = *old;
+        let Settings { queue_bytes, kept_texts_bytes, callers, alone, unattended, ref clock, .. } = *old;
         self.core.moderation.set_gate(Gate::new(&new.membership, &new.policy, self.own_key()));
         self.core.unpublished.store(true, Relaxed);
-        self.core.settings.store(Settings { queue_bytes, callers, alone, unattended, clock: clock.clone(), ..new });
+        let clock = clock.clone();
+        self.core.settings.store(Settings { queue_bytes, kept_texts_bytes, callers, alone, unattended, clock, ..new });
         self.core.ceiling.settle(self.core.settings().retention.config.max_size);
         Ok(())
     }
@@ -440,6 +447,8 @@ impl Relay {
             subscriptions: core.live.subscriptions(),
             queued_bytes: core.room_total.saturating_sub(core.room.available_permits()),
             queue_bytes: core.room_total,
+            kept_texts_bytes: core.texts.bytes(),
+            kept_texts_max_bytes: core.settings().kept_texts_bytes,
             queues: Queues {
                 verify: core.verify.len(),
                 writer: core.writer.len(),

@@ -17,7 +17,7 @@ use super::figures::Verb;
 use super::peer::Peer;
 use super::question::{Kind, Question};
 use super::subscription::{Finished, Subscription, send_one};
-use super::texts;
+use super::texts::Texts;
 use crate::nostr::{EventFields, message};
 use crate::store::{Access, Budget, Progress, Record, StoreError};
 
@@ -89,7 +89,7 @@ fn work(
             let (mut messages, mut events) = (room(turn), 0);
             let first = scan.before().is_none();
             let progress = scan.run(&core.store(), core.settings().expiry_time(), turn.budget, &mut |record| {
-                events += u64::from(append_record(&subscription, &mut messages, record));
+                events += u64::from(append_record(&core.texts, &subscription, &mut messages, record));
                 if messages.len() < turn.bytes { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
             });
             let progress = judge(core, progress, scan.walked());
@@ -129,7 +129,7 @@ fn work(
             let now = core.settings().expiry_time();
             let next = core.store().log(*from, &mut |_, record| {
                 if subscription.wants(&record) && record.expiration().is_none_or(|at| at > now) {
-                    events += u64::from(append_record(&subscription, &mut messages, &record));
+                    events += u64::from(append_record(&core.texts, &subscription, &mut messages, &record));
                 }
                 seen += 1;
                 // The clock costs as much as a step, so it is read now and then.
@@ -214,10 +214,10 @@ fn end_slice(
 }
 
 /// Whether the event is whole, and there now.
-fn append_record(subscription: &Subscription, messages: &mut Vec<u8>, record: &Record<'_>) -> bool {
+fn append_record(texts: &Texts, subscription: &Subscription, messages: &mut Vec<u8>, record: &Record<'_>) -> bool {
     let mut whole = false;
     subscription.append_event(messages, |out| {
-        whole = texts::write_json(record, out);
+        whole = texts.write_json(record, out);
         if !whole {
             // A damaged record costs its own event, not the answer; `ratite verify` and the log tell of it.
             tracing::error!(id = %record.id(), "a stored event is damaged and was left out");

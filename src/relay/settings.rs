@@ -27,6 +27,8 @@ pub struct Settings {
     pub addresses: Arc<OwnAddresses>,
     /// Bytes of events that may wait for verification and commit.
     pub queue_bytes: usize,
+    /// The most bytes that texts which are asked for again and again may take.
+    pub kept_texts_bytes: usize,
     /// Bytes of live events that may wait for the stored ones of a subscription to be read.
     pub waiting_bytes: usize,
     /// Threads that call the core on behalf of peers, at least two: all but one may answer small questions themselves.
@@ -50,6 +52,7 @@ impl Settings {
             unattended: true,
             addresses: Arc::new(OwnAddresses::new(config.urls().iter().map(String::as_str))),
             queue_bytes: config.storage.queue_bytes,
+            kept_texts_bytes: config.storage.kept_texts_bytes,
             // Half: at the end of a scan they all go into the outbox at once, beside its last slice.
             waiting_bytes: config.listen.outbox_bytes / 2,
             callers: threads(),

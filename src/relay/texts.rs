@@ -1,18 +1,23 @@
 //! The texts of events that go out again and again: the newest notes, which everybody asks for first, and the popular ones.
 //!
-//! Turning a record into text is a third of what a long answer costs. Each thread that answers keeps its own texts, so that none waits for
-//! another. A text is found by way of the event's record, whose id and signature never change: so nobody has to tell of an event that went,
-//! its text is not asked for any more and gives way to another.
+//! Turning a record into text is a third of what a long answer costs. Each thread that answers has texts of its own, so that none waits for
+//! another; together they take what the configuration allows. A text is found by way of the event's record, whose id and signature never
+//! change: so nobody has to tell of an event that went, its text is not asked for any more and gives way to another.
 
-use std::cell::RefCell;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
+use super::lock;
 use crate::nostr::EventFields;
 use crate::store::Record;
 
-/// Places for texts. One lies where its event's id says, so that two events may want the same place.
+/// Places for texts that a thread has at most. A text lies where its event's id says, so that two events may want the same place.
 const PLACES: usize = 4096;
 
-/// Longer texts are not kept: a thread's texts take 8 MiB at most, and 3 MiB as events usually are.
+/// What a text takes on average, with what is kept beside it: so many places there are for a thread's share.
+const USUAL: usize = 1024;
+
+/// Longer texts are not kept.
 const MOST: usize = 2048;
 
 /// A text that is made so often in a row is kept.
@@ -21,16 +26,51 @@ const OFTEN: u16 = 3;
 /// The id and the signature that stand before a kept text.
 const HEAD: usize = 32 + 64;
 
+/// Numbers the threads that answer.
+static THREADS: AtomicUsize = AtomicUsize::new(0);
+
 thread_local! {
-    static TEXTS: RefCell<Texts> = const { RefCell::new(Texts::new()) };
+    static THREAD: usize = THREADS.fetch_add(1, Relaxed);
+}
+
+/// All texts that a relay keeps.
+pub(super) struct Texts {
+    /// One for each thread that answers; should there be more threads, some share.
+    shelves: Box<[Mutex<Shelf>]>,
+    /// Bytes that one of them may take.
+    share: usize,
+}
+
+impl Texts {
+    /// Keeps texts of so many bytes at most, for so many threads.
+    pub fn new(bytes: usize, threads: usize) -> Texts {
+        let shelves: Box<[_]> = (0..threads.max(1)).map(|_| Mutex::default()).collect();
+        Texts { share: bytes / shelves.len(), shelves }
+    }
+
+    /// Bytes that are kept.
+    pub fn bytes(&self) -> usize {
+        self.shelves.iter().map(|shelf| lock(shelf).bytes).sum()
+    }
+
+    /// Appends the event's JSON, as [`Record::write_json`] does.
+    #[must_use]
+    pub fn write_json(&self, record: &Record<'_>, out: &mut Vec<u8>) -> bool {
+        let thread = THREAD.with(|thread| *thread);
+        lock(&self.shelves[thread % self.shelves.len()]).write_json(record, out, self.share)
+    }
 }
 
 /// Two tables beside each other, empty until the thread answers for the first time. Most questions look at the first alone, which is small
-/// enough to stay near the core.
-struct Texts {
+/// enough to stay near the core. Aligned, because threads that write to one line of memory wait for each other.
+#[derive(Default)]
+#[repr(align(128))]
+struct Shelf {
     marks: Vec<Mark>,
     /// Id, signature and text.
     kept: Vec<Option<Box<[u8]>>>,
+    /// What the kept ones take.
+    bytes: usize,
 }
 
 /// Parts of the ids of two events that want one place.
@@ -44,28 +84,21 @@ struct Mark {
     keeps: u16,
 }
 
-/// Appends the event's JSON, as [`Record::write_json`] does.
-#[must_use]
-pub(super) fn write_json(record: &Record<'_>, out: &mut Vec<u8>) -> bool {
-    TEXTS.with_borrow_mut(|texts| texts.write_json(record, out))
-}
-
-impl Texts {
-    const fn new() -> Texts {
-        Texts { marks: Vec::new(), kept: Vec::new() }
-    }
-
-    fn write_json(&mut self, record: &Record<'_>, out: &mut Vec<u8>) -> bool {
+impl Shelf {
+    /// Appends the event's JSON; the texts kept here may take `share` bytes.
+    fn write_json(&mut self, record: &Record<'_>, out: &mut Vec<u8>, share: usize) -> bool {
         if self.marks.is_empty() {
-            self.marks.resize(PLACES, Mark::default());
-            self.kept.resize(PLACES, None);
+            let places = (share / USUAL).clamp(1, PLACES);
+            self.marks.resize(places, Mark::default());
+            self.kept.resize(places, None);
         }
         let id = record.id().0;
         let [a, b, c, d, ..] = id;
-        let (place, part) = (usize::from(u16::from_be_bytes([a, b])) % PLACES, u16::from_be_bytes([c, d]));
-        let mark = &mut self.marks[place];
+        let place = usize::from(u16::from_be_bytes([a, b])) % self.marks.len();
+        let part = u16::from_be_bytes([c, d]);
+        let (mark, kept) = (&mut self.marks[place], &mut self.kept[place]);
         if mark.keeps == part
-            && let Some(kept) = &self.kept[place]
+            && let Some(kept) = kept
             && kept[..32] == id
             && kept[32..HEAD] == record.sig().0
         {
@@ -81,9 +114,11 @@ impl Texts {
         }
         mark.times = mark.times.saturating_add(1);
         let text = &out[start..];
-        if mark.times >= OFTEN && text.len() <= MOST {
+        let bytes = self.bytes - kept.as_ref().map_or(0, |kept| kept.len()) + HEAD + text.len();
+        if mark.times >= OFTEN && text.len() <= MOST && bytes <= share {
             mark.keeps = part;
-            self.kept[place] = Some([&id[..], &record.sig().0, text].concat().into());
+            *kept = Some([&id[..], &record.sig().0, text].concat().into());
+            self.bytes = bytes;
         }
         true
     }
@@ -110,13 +145,15 @@ mod tests {
         out
     }
 
-    fn kept(texts: &Texts) -> usize {
-        texts.kept.iter().flatten().count()
+    const SHARE: usize = PLACES * USUAL;
+
+    fn kept(shelf: &Shelf) -> usize {
+        shelf.kept.iter().flatten().count()
     }
 
     #[test]
     fn what_goes_out_is_the_records_own_text_however_often_and_whatever_shares_its_place() {
-        let mut texts = Texts::new();
+        let mut shelf = Shelf::default();
         let mut other = [1; 32];
         other[31] = 7;
         let long = "x".repeat(MOST);
@@ -132,26 +169,51 @@ mod tests {
             let record = Record::new(&records[turn]).unwrap();
             let (mut expected, mut out) = (Vec::new(), b"before".to_vec());
             assert!(record.write_json(&mut expected));
-            assert!(texts.write_json(&record, &mut out));
+            assert!(shelf.write_json(&record, &mut out, SHARE));
             assert_eq!(out, [b"before", &expected[..]].concat(), "{turn}");
         }
-        assert_eq!(kept(&texts), 2);
+        assert_eq!(kept(&shelf), 2);
     }
 
     #[test]
     fn what_comes_by_once_is_not_kept_and_what_is_damaged_is_not_either() {
-        let mut texts = Texts::new();
+        let mut shelf = Shelf::default();
         for i in 1..=255 {
             let bytes = record([i; 32], 3, "once");
-            assert!(texts.write_json(&Record::new(&bytes).unwrap(), &mut Vec::new()));
+            assert!(shelf.write_json(&Record::new(&bytes).unwrap(), &mut Vec::new(), SHARE));
         }
-        assert_eq!(kept(&texts), 0);
+        assert_eq!(kept(&shelf), 0);
         let mut damaged = record([5; 32], 3, "damaged");
         let at = damaged.iter().position(|&byte| byte == b'd').unwrap();
         damaged[at] = 0xFF;
         for _ in 0..=OFTEN {
-            assert!(!texts.write_json(&Record::new(&damaged).unwrap(), &mut Vec::new()));
+            assert!(!shelf.write_json(&Record::new(&damaged).unwrap(), &mut Vec::new(), SHARE));
         }
-        assert_eq!(kept(&texts), 0);
+        assert_eq!(kept(&shelf), 0);
+    }
+
+    #[test]
+    fn all_texts_together_take_what_they_may_and_no_more() {
+        let bound = 40 * USUAL;
+        let texts = Texts::new(bound, 2);
+        let content = "x".repeat(MOST - 400);
+        let mut largest = 0;
+        for i in 0..=255 {
+            let bytes = record([i; 32], 3, &content);
+            let record = Record::new(&bytes).unwrap();
+            for _ in 0..=OFTEN {
+                let (mut expected, mut out) = (Vec::new(), Vec::new());
+                assert!(record.write_json(&mut expected) && texts.write_json(&record, &mut out));
+                assert_eq!(out, expected);
+            }
+            largest = largest.max(texts.bytes());
+            let kept = texts.shelves.iter().map(|shelf| {
+                let shelf = lock(shelf);
+                shelf.kept.iter().flatten().map(|kept| kept.len()).sum::<usize>()
+            });
+            assert_eq!(texts.bytes(), kept.sum::<usize>());
+        }
+        // One thread asked, and has half of it.
+        assert!(largest > bound / 2 - MOST && largest <= bound / 2, "{largest}");
     }
 }

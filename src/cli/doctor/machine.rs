@@ -218,6 +218,7 @@ pub(super) fn memory(config: &Config, found: &mut Findings) {
     let bound = [
         connections,
         config.storage.queue_bytes as u64,
+        config.storage.kept_texts_bytes as u64,
         config.limits.max_filter_bytes_total as u64,
         config.rates.remembered as u64 * 270,
         16 << 20,

@@ -171,6 +171,9 @@ fn storage(page: &mut Page, stats: &Stats, figures: &Figures) {
     page.gauge("ratite_queue_bytes", "Bytes of events that wait to be checked, stored or delivered.")
         .value(stats.queued_bytes);
     page.gauge("ratite_queue_max_bytes", "The most that may wait before publishers have to.").value(stats.queue_bytes);
+    page.gauge("ratite_kept_texts_bytes", "Bytes of texts kept because they are asked for again and again.")
+        .value(stats.kept_texts_bytes);
+    page.gauge("ratite_kept_texts_max_bytes", "The most that they may take.").value(stats.kept_texts_max_bytes);
     let queues = &stats.queues;
     page.gauge("ratite_queue_depth", "What waits in each queue: events, orders, or clients with questions.")
         .sample(&[("queue", "verify")], queues.verify)

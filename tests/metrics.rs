@@ -253,6 +253,33 @@ fn every_act_is_counted_once() {
 }
 
 #[test]
+fn what_is_asked_for_again_and_again_is_kept_as_it_is_and_given_to_nobody_when_it_was_deleted() {
+    let (relay, monitor) = with_monitor(|config| config.storage.kept_texts_bytes = 1 << 20);
+    let mut socket = relay.connect();
+    let note = sign(1, 1, wire::now() - 10, &[&["t", "kept"]], "kept: \"ü\"\n");
+    assert!(wire::publish(&mut socket, &note).0);
+    let mut expected = Vec::new();
+    note.write_json(&mut expected);
+    let expected: Value = serde_json::from_slice(&expected).unwrap();
+    let question = format!("[\"REQ\",\"s\",{{\"ids\":[\"{}\"]}}]", note.id);
+    assert_eq!(scrape(monitor)["ratite_kept_texts_bytes{}"], 0.0);
+    // Each thread that answers keeps its own.
+    for _ in 0..30 {
+        socket.say(&question);
+        assert_eq!(socket.hears("EVENT", "s")[2], expected);
+        socket.hears("EOSE", "s");
+    }
+    let kept = scrape(monitor)["ratite_kept_texts_bytes{}"];
+    assert!(kept > 0.0 && kept <= scrape(monitor)["ratite_kept_texts_max_bytes{}"], "{kept}");
+    let deletion = sign(1, 5, wire::now(), &[&["e", &note.id.to_string()]], "");
+    assert!(wire::publish(&mut socket, &deletion).0);
+    for _ in 0..30 {
+        socket.say(&question);
+        socket.hears("EOSE", "s");
+    }
+}
+
+#[test]
 fn what_is_stored_is_told_by_kind_by_table_and_by_rule_of_retention() {
     const DAY: u64 = 86_400;
     let (relay, monitor) = with_monitor(|config| {

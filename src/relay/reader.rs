@@ -17,7 +17,7 @@ use super::figures::Verb;
 use super::peer::Peer;
 use super::question::{Kind, Question};
 use super::subscription::{Finished, Subscription, send_one};
-use super::texts::Texts;
+use super::texts::AtHand;
 use crate::nostr::{EventFields, message};
 use crate::store::{Access, Budget, Progress, Record, StoreError};
 
@@ -88,10 +88,12 @@ fn work(
             let subscription = subscription.clone();
             let (mut messages, mut events) = (room(turn), 0);
             let first = scan.before().is_none();
+            let mut texts = core.texts.at_hand();
             let progress = scan.run(&core.store(), core.settings().expiry_time(), turn.budget, &mut |record| {
-                events += u64::from(append_record(&core.texts, &subscription, &mut messages, record));
+                events += u64::from(append_record(&mut texts, &subscription, &mut messages, record));
                 if messages.len() < turn.bytes { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
             });
+            drop(texts);
             let progress = judge(core, progress, scan.walked());
             if let (true, Some(before)) = (first, scan.before()) {
                 subscription.scan_ends_at(before);
@@ -127,15 +129,17 @@ fn work(
             let (mut messages, mut seen, mut events) = (room(turn), 0u64, 0);
             let deadline = Instant::now() + turn.budget.time;
             let now = core.settings().expiry_time();
+            let mut texts = core.texts.at_hand();
             let next = core.store().log(*from, &mut |_, record| {
                 if subscription.wants(&record) && record.expiration().is_none_or(|at| at > now) {
-                    events += u64::from(append_record(&core.texts, &subscription, &mut messages, &record));
+                    events += u64::from(append_record(&mut texts, &subscription, &mut messages, &record));
                 }
                 seen += 1;
                 // The clock costs as much as a step, so it is read now and then.
                 let go_on = messages.len() < turn.bytes && (seen % 32 != 0 || Instant::now() < deadline);
                 if go_on { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
             });
+            drop(texts);
             let room = subscription.send_slice(pack(core, peer, keep_room(messages)));
             sent.add(Verb::Event, events);
             match next {
@@ -214,7 +218,12 @@ fn end_slice(
 }
 
 /// Whether the event is whole, and there now.
-fn append_record(texts: &Texts, subscription: &Subscription, messages: &mut Vec<u8>, record: &Record<'_>) -> bool {
+fn append_record(
+    texts: &mut AtHand<'_>,
+    subscription: &Subscription,
+    messages: &mut Vec<u8>,
+    record: &Record<'_>,
+) -> bool {
     let mut whole = false;
     subscription.append_event(messages, |out| {
         whole = texts.write_json(record, out);

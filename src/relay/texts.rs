@@ -4,10 +4,9 @@
 //! another; together they take what the configuration allows. A text is found by way of the event's record, whose id and signature never
 //! change: so nobody has to tell of an event that went, its text is not asked for any more and gives way to another.
 
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::sync::{Mutex, MutexGuard};
 
-use super::lock;
 use crate::nostr::EventFields;
 use crate::store::Record;
 
@@ -35,29 +34,50 @@ thread_local! {
 
 /// All texts that a relay keeps.
 pub(super) struct Texts {
-    /// One for each thread that answers; should there be more threads, some share.
+    /// One for each thread that answers; should there be more threads, some have the same.
     shelves: Box<[Mutex<Shelf>]>,
     /// Bytes that one of them may take.
     share: usize,
+    /// Bytes that all of them take.
+    bytes: AtomicUsize,
 }
 
 impl Texts {
     /// Keeps texts of so many bytes at most, for so many threads.
     pub fn new(bytes: usize, threads: usize) -> Texts {
         let shelves: Box<[_]> = (0..threads.max(1)).map(|_| Mutex::default()).collect();
-        Texts { share: bytes / shelves.len(), shelves }
+        Texts { share: bytes / shelves.len(), shelves, bytes: AtomicUsize::new(0) }
     }
 
     /// Bytes that are kept.
     pub fn bytes(&self) -> usize {
-        self.shelves.iter().map(|shelf| lock(shelf).bytes).sum()
+        self.bytes.load(Relaxed)
     }
 
+    /// The thread's own texts, for a slice of an answer. Waits for nobody: a thread whose shelf is in use does without.
+    pub fn at_hand(&self) -> AtHand<'_> {
+        let thread = THREAD.with(|thread| *thread);
+        AtHand { texts: self, shelf: self.shelves[thread % self.shelves.len()].try_lock().ok() }
+    }
+}
+
+/// What a thread has of the texts while it answers.
+pub(super) struct AtHand<'a> {
+    texts: &'a Texts,
+    shelf: Option<MutexGuard<'a, Shelf>>,
+}
+
+impl AtHand<'_> {
     /// Appends the event's JSON, as [`Record::write_json`] does.
     #[must_use]
-    pub fn write_json(&self, record: &Record<'_>, out: &mut Vec<u8>) -> bool {
-        let thread = THREAD.with(|thread| *thread);
-        lock(&self.shelves[thread % self.shelves.len()]).write_json(record, out, self.share)
+    pub fn write_json(&mut self, record: &Record<'_>, out: &mut Vec<u8>) -> bool {
+        let Some(shelf) = &mut self.shelf else { return record.write_json(out) };
+        let before = shelf.bytes;
+        let whole = shelf.write_json(record, out, self.texts.share);
+        if shelf.bytes != before {
+            self.texts.bytes.fetch_add(shelf.bytes.wrapping_sub(before), Relaxed);
+        }
+        whole
     }
 }
 
@@ -203,16 +223,21 @@ mod tests {
             let record = Record::new(&bytes).unwrap();
             for _ in 0..=OFTEN {
                 let (mut expected, mut out) = (Vec::new(), Vec::new());
-                assert!(record.write_json(&mut expected) && texts.write_json(&record, &mut out));
+                assert!(record.write_json(&mut expected) && texts.at_hand().write_json(&record, &mut out));
                 assert_eq!(out, expected);
             }
             largest = largest.max(texts.bytes());
             let kept = texts.shelves.iter().map(|shelf| {
-                let shelf = lock(shelf);
+                let shelf = shelf.lock().unwrap();
                 shelf.kept.iter().flatten().map(|kept| kept.len()).sum::<usize>()
             });
             assert_eq!(texts.bytes(), kept.sum::<usize>());
         }
+        // Whose shelf is in use does without, and the answer is the same.
+        let busy: Vec<_> = texts.shelves.iter().map(|shelf| shelf.lock().unwrap()).collect();
+        let (bytes, mut out) = (record([7; 32], 3, &content), Vec::new());
+        assert!(texts.at_hand().write_json(&Record::new(&bytes).unwrap(), &mut out) && !out.is_empty());
+        drop(busy);
         // One thread asked, and has half of it.
         assert!(largest > bound / 2 - MOST && largest <= bound / 2, "{largest}");
     }

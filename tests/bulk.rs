@@ -272,12 +272,12 @@ fn what_replaces_much_is_committed_in_parts_and_each_event_gets_its_outcome() {
     };
     let store = relay.relay.store();
     let commits_of = |texts: &[Vec<u8>]| {
-        let before = store.last_commit();
+        let before = store.last_commit().unwrap();
         let mut bulk = relay.relay.bulk(false);
         assert!(bulk.push(&texts.iter().map(Vec::as_slice).collect::<Vec<_>>()).is_empty());
         let outcomes = bulk.settle().expect("outcomes");
         assert_eq!(outcomes.len(), texts.len());
-        (outcomes, store.last_commit() - before)
+        (outcomes, store.last_commit().unwrap() - before)
     };
     let (outcomes, at_once) = commits_of(&lists(1_000));
     assert!(outcomes.iter().all(|outcome| *outcome == Outcome::Stored));

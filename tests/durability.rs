@@ -19,7 +19,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use ratite::nostr::{Event, EventFields as _, EventId, Filter, Kind, Tags, UnsignedEvent};
-use ratite::store::{Budget, Order, Progress, Scan, Store};
+use ratite::store::{Budget, Order, Prepared, Progress, Scan, Store};
 use rayon::prelude::*;
 use secp256k1::Keypair;
 use serde_json::Value;
@@ -506,6 +506,28 @@ fn a_publisher_that_hangs_up_early_does_not_take_its_events_with_it() {
         socket.stream.shutdown(std::net::Shutdown::Write).unwrap();
     }
     assert_eq!(sorted(live_ids(&mut ear, notes.len())), sorted(ids(&notes)));
+}
+
+#[test]
+fn the_last_commit_is_one_that_readers_see() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = Store::open(folder.path(), common::MAP).unwrap();
+    let notes: Vec<Prepared> = notes(1, 300).iter().map(|note| store.prepare(note)).collect();
+    let (commits, events) = (store.last_commit().unwrap(), store.next_seq().unwrap());
+    std::thread::scope(|scope| {
+        let writer = scope.spawn(|| {
+            for note in &notes {
+                let mut batch = store.batch(wire::now()).unwrap();
+                batch.apply(note).unwrap();
+                batch.commit().unwrap();
+            }
+        });
+        while !writer.is_finished() {
+            let committed = store.last_commit().unwrap() - commits;
+            assert!(store.next_seq().unwrap() - events >= committed as u64, "{committed} commits");
+        }
+    });
+    assert_eq!(store.last_commit().unwrap() - commits, notes.len());
 }
 
 #[test]

@@ -52,7 +52,7 @@ pub(super) fn run(args: &CompactArgs, globals: &Globals) -> Outcome {
     let data = &config.storage.path;
     let file = data.join("data.mdb");
     let before = fs::metadata(&file).map_or(0, |metadata| metadata.len());
-    let commit = store.last_commit();
+    let commit = store.last_commit()?;
     let bytes = store.used_bytes()?;
     copy::sweep(data);
     let folder = data.join(copy::COMPACTED);

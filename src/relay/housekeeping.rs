@@ -22,7 +22,11 @@ pub(super) fn run(core: &Arc<Core>, stop: Receiver<()>, mut seen: usize) {
             Err(RecvTimeoutError::Timeout) => {}
             _ => return,
         }
-        let commit = core.store().last_commit();
+        let commit = core.store().last_commit().unwrap_or_else(|error| {
+            // Who looks for expired events below says the same aloud, and not ten times a second.
+            tracing::debug!("looking for new commits failed: {error}");
+            seen
+        });
         if commit != seen {
             seen = commit;
             core.live.look();

@@ -195,7 +195,7 @@ impl Relay {
     /// Starts the core's threads over an open database.
     pub fn start(store: Store, settings: Settings) -> Result<Relay, RelayError> {
         // Before anything is read: what is committed from here on is looked at again.
-        let seen = store.last_commit();
+        let seen = store.last_commit()?;
         let (verify_tx, verify_rx) = crossbeam_channel::unbounded();
         let (writer_tx, writer_rx) = crossbeam_channel::unbounded();
         let (live_tx, live_rx) = crossbeam_channel::unbounded();

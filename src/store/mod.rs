@@ -276,9 +276,12 @@ impl Store {
         next_seq(self.tables(), &txn)
     }
 
-    /// A number that changes with every commit, whichever process made it. Costs no transaction.
-    pub fn last_commit(&self) -> usize {
-        self.env().info().last_txn_id
+    /// The number of the last commit that a reader sees, whichever process made it: it changes with every one.
+    ///
+    /// It is that of a read transaction. What the head of the file says is ahead of what readers are given for as long as a commit's last
+    /// page takes to the disk, so whoever went by that, and read then, would miss it.
+    pub fn last_commit(&self) -> Result<usize, StoreError> {
+        Ok(self.read()?.id())
     }
 
     /// Numbers of the events whose records are damaged, as far as somebody came across them since the database was opened. Every

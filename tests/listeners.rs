@@ -16,7 +16,7 @@ use std::process::Command;
 use ratite::config::{Address, Config};
 use ratite::server::Server;
 
-use wire::process::{RelayProcess, ratite};
+use wire::process::{RelayProcess, ratite, take_environment};
 use wire::tls::{Authority, client_config, open};
 use wire::{HANDSHAKE, TestRelay, eventually, http};
 
@@ -151,12 +151,7 @@ fn passed(data: &Path, socket: OwnedFd, arguments: &str, pid: &str) -> Command {
         data.display()
     );
     command.args(["-c", &script]).current_dir(data).stdin(socket);
-    for (name, value) in plain.get_envs() {
-        match value {
-            Some(value) => command.env(name, value),
-            None => command.env_remove(name),
-        };
-    }
+    take_environment(&mut command, &plain);
     command
 }
 

@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use ratite::server::{Neighbour, neighbours};
 use ratite::store::Store;
-use wire::process::{RelayProcess, ratite};
+use wire::process::{RelayProcess, is_installed, ratite, take_environment};
 use wire::{Socket, event, eventually, now};
 
 /// A service manager that listens.
@@ -271,10 +271,7 @@ fn sockets_of_the_manager_reach_the_successor() {
         let plain = ratite(data.path(), &[]);
         *command = Command::new("sh");
         command.args(["-c", &script]).current_dir(data.path()).stdin(std::os::fd::OwnedFd::from(listener));
-        plain.get_envs().for_each(|(name, value)| match value {
-            Some(value) => drop(command.env(name, value)),
-            None => drop(command.env_remove(name)),
-        });
+        take_environment(command, &plain);
         command.envs(settings);
     });
     assert_eq!(old.address, address);
@@ -294,4 +291,53 @@ fn sockets_of_the_manager_reach_the_successor() {
         running = new.pid;
     }
     assert!(old.wait().success());
+}
+
+/// The nice value of this relay's threads of that name.
+fn niceness(relay: &RelayProcess, name: &str) -> Vec<i32> {
+    let threads = std::fs::read_dir(format!("/proc/{}/task", relay.id())).unwrap();
+    let stats = threads.filter_map(|thread| std::fs::read_to_string(thread.unwrap().path().join("stat")).ok());
+    let of_name = stats.filter_map(|stat| {
+        let (found, fields) = stat.split_once('(')?.1.rsplit_once(") ")?;
+        (found == name).then(|| fields.split(' ').nth(16).unwrap().parse().unwrap())
+    });
+    of_name.collect()
+}
+
+#[test]
+fn the_writer_goes_before_the_sockets_where_the_system_allows_it() {
+    let allowed = Command::new("nice").args(["-n", "-10", "nice"]).output().unwrap().stdout == b"-10\n";
+    let data = tempfile::tempdir().unwrap();
+    let relay = RelayProcess::start(data.path());
+    let [writer, live] = if allowed { [-10, -5] } else { [0, 0] };
+    eventually("the threads have begun", || {
+        niceness(&relay, "writer") == [writer] && niceness(&relay, "live") == [live]
+    });
+    // Verification has threads of the process's name.
+    for name in ["ratite-net", "ratite", "verify", "reader-0"] {
+        let nice = niceness(&relay, name);
+        assert!(!nice.is_empty() && nice.iter().all(|nice| *nice == 0), "{name}: {nice:?}");
+    }
+    relay.connect().still_works();
+}
+
+#[test]
+fn a_relay_that_may_not_go_first_works_as_well() {
+    let data = tempfile::tempdir().unwrap();
+    if !is_installed("setpriv", "--version") {
+        return;
+    }
+    // Root keeps the right to do so unless it is taken away.
+    let without = ["--bounding-set=-sys_nice", "--inh-caps=-sys_nice"];
+    if !Command::new("setpriv").args(without).arg("true").output().is_ok_and(|output| output.status.success()) {
+        println!("passed over: this user has no rights to give up, which the test before shows");
+        return;
+    }
+    let relay = RelayProcess::with(data.path(), |command| {
+        let plain = std::mem::replace(command, Command::new("setpriv"));
+        command.args(without).arg(plain.get_program()).args(plain.get_args());
+        take_environment(command, &plain);
+    });
+    assert_eq!((niceness(&relay, "writer"), niceness(&relay, "live")), (vec![0], vec![0]));
+    relay.connect().still_works();
 }

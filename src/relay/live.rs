@@ -21,7 +21,7 @@ use super::index::{ENTRY_BYTES, FieldHasher, Index};
 use super::live_event::LiveEvent;
 use super::outcome::{Outcome, Reply};
 use super::subscription::Subscription;
-use super::{Core, lock};
+use super::{Core, lock, precedence};
 use crate::nostr::Filter;
 use crate::store::{Record, Seq};
 
@@ -309,6 +309,7 @@ impl Round {
 
 /// The thread.
 pub(super) fn run(core: &Arc<Core>, queue: Receiver<Message>) {
+    precedence::take(precedence::LIVE);
     let live = &core.live;
     let mut round = Round::default();
     while let Ok(message) = queue.recv() {

@@ -29,6 +29,7 @@ mod memory;
 mod outcome;
 mod peer;
 pub mod policy;
+mod precedence;
 mod pulse;
 mod question;
 mod queue;
@@ -243,6 +244,8 @@ impl Relay {
             settings: Swap::new(settings),
         });
         let relay = Relay { core };
+        // Before there is a thread with precedence: whoever needs the pool first would hand it on to all of them.
+        rayon::current_num_threads();
         relay.spawn("verify", |core| verify::run(core, verify_rx))?;
         relay.spawn("writer", |core| writer::run(core, writer_rx))?;
         relay.spawn("live", |core| live::run(core, live_rx))?;

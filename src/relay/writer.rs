@@ -12,7 +12,7 @@ use super::live_event::LiveEvent;
 use super::outcome::{Outcome, Reply};
 use super::queue::{Batch, Done, Storable, ToWriter};
 use super::trouble::Say;
-use super::{Core, limits, live, membership, retention};
+use super::{Core, limits, live, membership, precedence, retention};
 use crate::nostr::{EventFields, EventId, Kind};
 use crate::store::{self, Applied, Bookmark, Prepared, Store, StoreError};
 
@@ -37,6 +37,7 @@ const FIRST_BULK_BYTES: usize = 224 << 20;
 
 /// The thread.
 pub(super) fn run(core: &Arc<Core>, queue: Receiver<ToWriter>) {
+    precedence::take(precedence::WRITER);
     let mut look_after_reserve_at = Instant::now();
     let mut left_over = None;
     while let Some(first) = left_over.take().or_else(|| queue.recv().ok()) {

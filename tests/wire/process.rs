@@ -20,6 +20,14 @@ pub fn ratite(data: &Path, arguments: &[&str]) -> Command {
     command
 }
 
+/// Has a command that starts `ratite` in a roundabout way do so in the environment of the plain one.
+pub fn take_environment(command: &mut Command, plain: &Command) {
+    plain.get_envs().for_each(|(name, value)| match value {
+        Some(value) => drop(command.env(name, value)),
+        None => drop(command.env_remove(name)),
+    });
+}
+
 /// Whether this program of Debian's is there. Tests that need it say so and pass over when it is not, but not where everything has to run.
 pub fn is_installed(program: &str, harmless: &str) -> bool {
     let mut command = Command::new(program);

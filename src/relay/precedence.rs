@@ -3,7 +3,7 @@
 //! Under load the threads of the sockets always have something to do. A writer that shares the cores with them as one among
 //! equals takes twice as long for a commit, and what comes out of it is handed on in small portions: each subscriber is written to
 //! more often, for the same events. So whoever is nearer to the disk goes first, which is little work each time, and the sockets
-//! are served with all there is: on one core 1,050 subscribers get 1.3 to 1.6 times as much.
+//! are served with all there is: on one core 1,050 subscribers get more, up to twice as much.
 
 /// For the one thread that commits: everybody who publishes waits for it.
 pub(super) const WRITER: i32 = -10;
